@@ -1,0 +1,184 @@
+//! Sockets and bytes: the only folder that knows a file descriptor.
+//!
+//! A [`Driver`] tells its worker what *happened* and does what the worker wants. Epoll performs
+//! the read itself and then reports it; io_uring reports the completion; the simulated driver
+//! invents it. Nothing above this folder may know which one is running.
+//!
+//! # Events and verbs
+//!
+//! ```text
+//!            Accepted  Received  Ended  Failed  Writable  Released  AcceptPaused  Woken
+//!  driver  ------------------------------------------------------------------------->  worker
+//!          <-------------------------------------------------------------------------
+//!            listen  adopt  send  pause_reading  resume_reading  finish_sending  close
+//!            pause_accepting  resume_accepting  wait  next_event
+//! ```
+//!
+//! # Life cycle of a connection
+//!
+//! ```text
+//!  Accepted(socket)        the worker owns the socket: it may drop it (the peer sees the end)
+//!     | adopt(id, socket)  the driver owns the socket and reads from it until told otherwise
+//!     v
+//!  Received* Writable*     in any order, until one of the two ends below
+//!     |
+//!     +-- Ended            the peer sent FIN: no Received follows; sending is still possible
+//!     +-- Failed           the socket is dead (reset, ...): no Received, Ended, Writable follow
+//!     | close(id)          allowed at any moment after adopt, once
+//!     v
+//!  Released                the last event of `id`: every operation on it has come back and the
+//!                          descriptor is closed. Only now may the worker reuse the slot.
+//! ```
+//!
+//! After `close(id)` the only event that still carries `id` is `Released`; the driver swallows
+//! everything else. `Released` comes from a later [`Driver::next_event`], never from inside
+//! `close`. The worker calls `close` also after `Failed` and `Ended`: the driver never closes on
+//! its own. An id of a slot that was reused differs in its generation, so that a late completion
+//! cannot reach the next tenant; the driver checks the generation of every kernel token itself.
+//!
+//! # Who owns which bytes
+//!
+//! - **Received bytes are lent.** [`Event::Received`] borrows the [`ReceiveMemory`] (not the
+//!   driver) until the next call of `next_event`, so the worker may send from them while it
+//!   looks at them. They may be changed in place (unmasking). The next `next_event` recycles
+//!   them: epoll reads into the same buffer again, io_uring gives the buffer back to the kernel.
+//!   In front of the lent bytes lie at least [`HEADROOM`] bytes of the same buffer.
+//! - **Sent bytes are borrowed for the call.** [`Driver::send`] hands them to the kernel at once
+//!   (`sendmsg(2)` with `MSG_DONTWAIT | MSG_NOSIGNAL`) and says how many it took. The kernel
+//!   never owns bytes of an outgoing queue, on any driver: what it did not take stays with the
+//!   connection, and [`Event::Writable`] says when to try again. So there is exactly one writer
+//!   per connection and no buffer that an operation in flight could still be reading. On
+//!   loopback a direct send from the hot buffer also costs less than a SEND operation.
+//!
+//! # What never leaves this folder
+//!
+//! EINTR, would-block, exhausted provided buffers, completion-queue overflow, multishot
+//! operations that ended, cancelled operations, stale tokens.
+
+use std::io;
+use std::io::IoSlice;
+use std::net::SocketAddr;
+
+pub(crate) mod memory;
+pub(crate) mod token;
+pub(crate) mod waker;
+
+pub(crate) use memory::ReceiveMemory;
+pub(crate) use token::ConnectionId;
+pub(crate) use waker::Waker;
+
+/// Bytes in front of every lent slice that belong to the same buffer and hold nothing.
+pub(crate) const HEADROOM: usize = 16;
+
+/// A connection that a listener accepted, or that [`Driver::adopt`] shall take over.
+#[derive(Debug)]
+pub(crate) enum AcceptedSocket {
+    /// A stream socket: blocking or not (every call passes `MSG_DONTWAIT`), close-on-exec.
+    Os(socket2::Socket),
+    /// Number of a connection of the simulated network.
+    #[cfg(test)]
+    Simulated(u32),
+}
+
+/// Something that happened, in the order the driver saw it.
+#[derive(Debug)]
+pub(crate) enum Event<'m> {
+    /// A listener accepted a peer. Dropping the socket refuses it.
+    Accepted(AcceptedSocket),
+    /// The peer sent bytes: never empty. They are lent until the next `next_event`.
+    Received {
+        /// The connection.
+        id: ConnectionId,
+        /// The bytes, free to be changed in place.
+        bytes: &'m mut [u8],
+    },
+    /// The peer will send no more (FIN). Everything it sent was reported before. Comes once.
+    Ended(ConnectionId),
+    /// The socket is dead. Comes once, and nothing but `Released` follows.
+    Failed(ConnectionId, io::Error),
+    /// A `send` that took less than everything may be tried again.
+    Writable(ConnectionId),
+    /// The last event of this id; its slot may be reused.
+    Released(ConnectionId),
+    /// The kernel refused to accept (EMFILE, ENFILE, ENOMEM, ENOBUFS, ...). The driver has stopped
+    /// accepting on all its listeners; the worker calls `resume_accepting` after a pause or
+    /// when a descriptor came free.
+    AcceptPaused(io::Error),
+    /// A [`Waker`] was used; many wakes may arrive as one.
+    Woken,
+}
+
+/// See the module documentation. Every method must be called on the thread that owns the driver.
+pub(crate) trait Driver {
+    /// `"epoll"`, `"io_uring"` or `"simulated"`.
+    fn name(&self) -> &'static str;
+
+    /// Starts accepting from a bound and listening socket (made by `listener::bind`).
+    fn listen(&mut self, listener: socket2::Socket) -> io::Result<()>;
+
+    /// Stops accepting on every listener; peers wait in the kernel's backlog.
+    fn pause_accepting(&mut self);
+
+    /// Accepts again after `pause_accepting` or [`Event::AcceptPaused`]. No-op otherwise.
+    fn resume_accepting(&mut self);
+
+    /// Closes every listener for good (shutdown). Established connections go on.
+    fn stop_listening(&mut self);
+
+    /// Takes over a socket under `id` and starts reading. The id's slot must be free, that is
+    /// never adopted or `Released`. On an error the socket is closed and no event follows.
+    fn adopt(&mut self, id: ConnectionId, socket: AcceptedSocket) -> io::Result<()>;
+
+    /// Sends as much as the socket takes now. `Ok(n)` with `n` less than the sum of the slices
+    /// means that the socket is full: `Writable` follows once there is room. An error means that
+    /// the connection is dead; the worker closes it (no `Failed` event follows). Before `Writable`
+    /// came, a further call is allowed and usually answers `Ok(0)`.
+    fn send(&mut self, id: ConnectionId, slices: &[IoSlice<'_>]) -> io::Result<usize>;
+
+    /// Stops reading: the kernel's buffer fills and the peer feels it. Bytes that were received
+    /// before the pause took effect may still arrive as `Received`; the FIN may be reported late.
+    fn pause_reading(&mut self, id: ConnectionId);
+
+    /// Reads again after `pause_reading`. No-op if not paused.
+    fn resume_reading(&mut self, id: ConnectionId);
+
+    /// `shutdown(SHUT_WR)`: the peer sees FIN after everything sent. Reading goes on.
+    fn finish_sending(&mut self, id: ConnectionId);
+
+    /// Ends the connection at once; unread input makes the kernel send RST. `Released` follows.
+    fn close(&mut self, id: ConnectionId);
+
+    /// `getpeername(2)`; `None` for Unix sockets and peers that have gone.
+    fn peer_addr(&self, id: ConnectionId) -> Option<SocketAddr>;
+
+    /// Waits until something happened, at most `timeout_ms` (`None`: for ever, `Some(0)`: only
+    /// looks). Returns early and without an error on EINTR.
+    fn wait(&mut self, timeout_ms: Option<u64>) -> io::Result<()>;
+
+    /// The next thing that happened, or `None` when the turn is over and `wait` is due. Bytes
+    /// lent by the previous event are recycled. One turn ends: a driver hands out a bounded
+    /// number of events, and at most about one receive buffer of bytes per connection, before
+    /// it answers `None`.
+    fn next_event<'m>(&mut self, memory: &'m mut ReceiveMemory) -> Option<Event<'m>>;
+
+    /// A handle that makes `wait` return from any thread.
+    fn waker(&self) -> Waker;
+
+    /// Milliseconds on the driver's monotonic clock (virtual in the simulated driver), from any
+    /// origin. Read once per turn by the worker.
+    fn now_ms(&self) -> u64;
+
+    /// Figures for tests and statistics.
+    fn stats(&self) -> DriverStats;
+}
+
+/// Counters of one driver.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct DriverStats {
+    /// Sockets now owned by the driver, listeners excluded.
+    pub(crate) sockets: usize,
+    /// Kernel events for connections that no longer exist (late completions): ignored.
+    pub(crate) stale_events: u64,
+    /// Receive operations that found no provided buffer (io_uring only).
+    pub(crate) buffers_exhausted: u64,
+}

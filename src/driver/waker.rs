@@ -1,0 +1,38 @@
+//! Wakes a worker from another thread.
+
+use std::fs::File;
+use std::io::Write;
+use std::sync::Arc;
+#[cfg(test)]
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Makes the driver's `wait` return and report `Woken`. Cheap to clone, usable from any thread,
+/// never blocks. Whoever wakes often should remember that a wake is already under way: one
+/// eventfd(2) write costs a system call.
+#[derive(Clone, Debug)]
+pub(crate) enum Waker {
+    /// Registered with epoll.
+    Mio(Arc<mio::Waker>),
+    /// An eventfd(2), non-blocking, that the ring reads or polls.
+    Eventfd(Arc<File>),
+    /// Looked at by the simulated driver.
+    #[cfg(test)]
+    Simulated(Arc<AtomicBool>),
+}
+
+impl Waker {
+    /// Wakes the worker. Errors cannot happen to a live worker and mean nothing to a dead one.
+    pub(crate) fn wake(&self) {
+        match self {
+            Waker::Mio(waker) => {
+                let _ = waker.wake();
+            }
+            Waker::Eventfd(file) => {
+                // Would-block means that the counter is at its maximum, so the worker is awake.
+                let _ = (&**file).write(&1_u64.to_ne_bytes());
+            }
+            #[cfg(test)]
+            Waker::Simulated(flag) => flag.store(true, Ordering::Release),
+        }
+    }
+}

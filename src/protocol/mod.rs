@@ -1,0 +1,3 @@
+//! RFC 6455 without I/O: bytes in, events out; commands in, bytes out. No socket, clock, thread
+//! or unsafe.
+#![forbid(unsafe_code)]

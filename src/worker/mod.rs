@@ -1,0 +1,1 @@
+//! The crank: one thread, one driver, one table.
