@@ -59,6 +59,7 @@ use std::io;
 use std::io::IoSlice;
 use std::net::SocketAddr;
 
+pub(crate) mod listener;
 pub(crate) mod memory;
 pub(crate) mod token;
 pub(crate) mod waker;
