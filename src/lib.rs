@@ -2,7 +2,7 @@
 #![deny(unsafe_code)]
 
 pub mod protocol;
+pub mod simd;
 
 mod driver;
-mod simd;
 mod worker;
