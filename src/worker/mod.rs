@@ -1,1 +1,3 @@
 //! The crank: one thread, one driver, one table.
+
+mod timers;
