@@ -26,7 +26,7 @@ const GRACE: Duration = Duration::from_secs(4);
 
 /// Runs an example: status 2 for wrong arguments, 1 for a server that cannot start, 0 after
 /// SIGTERM or SIGINT.
-pub fn run(serve: impl FnOnce(ServerBuilder) -> ServerBuilder) -> ExitCode {
+pub(crate) fn run(serve: impl FnOnce(ServerBuilder) -> ServerBuilder) -> ExitCode {
     let builder = match parse(Parser::from_env()) {
         Ok(Some(builder)) => builder,
         Ok(None) => {

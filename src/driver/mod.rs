@@ -68,7 +68,8 @@ pub(crate) mod token;
 pub(crate) mod waker;
 
 pub(crate) use memory::ReceiveMemory;
-pub(crate) use token::ConnectionId;
+pub use listener::ListenAddr;
+pub use token::ConnectionId;
 pub(crate) use waker::Waker;
 
 /// Bytes in front of every lent slice that belong to the same buffer and hold nothing.

@@ -244,12 +244,10 @@ impl Crank {
         }
         let Some(connection) = core.table.get_mut(id) else { return };
         match &mut connection.phase {
-            Phase::Live(_) if connection.holds_input() => {
-                if let Some(outgoing) = &mut connection.outgoing {
-                    outgoing.hold(bytes);
-                }
-            }
-            Phase::Live(_) => self.feed(id, bytes),
+            Phase::Live(_) => match &mut connection.outgoing {
+                Some(outgoing) if outgoing.holds_input() => outgoing.hold(bytes),
+                _ => self.feed(id, bytes),
+            },
             Phase::Upgrade(_) => self.upgrade(id, bytes),
             Phase::Draining { discarded, .. } => {
                 *discarded += bytes.len();
