@@ -83,10 +83,11 @@ impl Crank {
             Some(route) if request.asks_for_websocket() || !wants_page => {
                 let handshake = ServerHandshake::check(&request)?;
                 let mut response = Vec::with_capacity(192);
-                if handshake.write_response(None, &[], &mut response).is_err() {
-                    return Err(Refusal::Internal);
+                match handshake.write_response(None, &[], &mut response) {
+                    Ok(()) => Ok(Answer::Upgrade { route, response }),
+                    // Only headers of the application can be invalid, and it gave none.
+                    Err(_) => Ok(internal_error(false)),
                 }
-                Ok(Answer::Upgrade { route, response })
             }
             _ if wants_page => Ok(page(entry, &request)),
             _ => Err(Refusal::MethodNotAllowed),
@@ -159,7 +160,15 @@ fn page(entry: &Entry, request: &Request<'_>) -> Answer {
             return Answer::Http { status, response: bytes };
         }
     }
-    bytes.clear();
-    Refusal::Internal.write_response(&mut bytes);
-    Answer::Http { status: 500, response: bytes }
+    internal_error(head_only)
+}
+
+/// The application broke its side of the bargain; the client learns no more than that.
+fn internal_error(head_only: bool) -> Answer {
+    let mut response = Vec::new();
+    let headers = [("Content-Type", "text/plain; charset=utf-8")];
+    let body = b"The server failed to answer.\n";
+    // These headers are valid, so this cannot fail; an empty answer would only end the connection.
+    let _ = write_http_response(&mut response, 500, &headers, body, head_only);
+    Answer::Http { status: 500, response }
 }
