@@ -67,7 +67,10 @@ impl Config {
             return Err(Error::config("max_backpressure", reason));
         }
         if self.max_connections == 0 {
-            return Err(Error::config("max_connections", "0 would refuse everybody; use 1 or more"));
+            return Err(Error::config(
+                "max_connections",
+                "0 would refuse everybody; use 1 or more",
+            ));
         }
         if self.backlog == 0 || self.backlog > i32::MAX as u32 {
             return Err(Error::config("backlog", "use a value from 1 to 2147483647"));

@@ -52,7 +52,9 @@ impl fmt::Display for Error {
         match self {
             Self::Config { field, reason } => write!(f, "setting `{field}`: {reason}"),
             Self::Listen { address, source } => write!(f, "cannot listen on {address}: {source}"),
-            Self::Driver { driver, source } => write!(f, "the {driver} driver cannot start: {source}"),
+            Self::Driver { driver, source } => {
+                write!(f, "the {driver} driver cannot start: {source}")
+            }
             Self::Worker { worker, source } => write!(f, "worker {worker} failed: {source}"),
         }
     }

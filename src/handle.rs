@@ -43,8 +43,7 @@ impl Handle {
     ///
     /// As [`send_to`](Self::send_to).
     pub fn close(&self, id: ConnectionId, code: CloseCode, reason: &str) -> Result<(), SendError> {
-        let mailbox =
-            self.shared.mailboxes.get(usize::from(id.worker())).ok_or(SendError::Gone)?;
+        let mailbox = self.shared.mailboxes.get(usize::from(id.worker())).ok_or(SendError::Gone)?;
         mailbox.post(Command::Close { id, code, reason: reason.into() })
     }
 

@@ -334,8 +334,16 @@ impl Server {
     /// system fails a running worker or a thread cannot be started. The other workers are shut
     /// down then: there is never half a server.
     pub fn run(self) -> Result<(), Error> {
-        let Self { config, shared, paths, routes, listeners, local_addrs, on_listening, unix_paths } =
-            self;
+        let Self {
+            config,
+            shared,
+            paths,
+            routes,
+            listeners,
+            local_addrs,
+            on_listening,
+            unix_paths,
+        } = self;
         let (ready, started) = mpsc::channel();
         let mut threads = Vec::new();
         let mut result = Ok(());
@@ -423,14 +431,11 @@ impl Start {
         let Self { number, listeners, config, shared, paths, routes } = self;
         let options = DriverOptions { receive_buffer: config.receive_buffer };
         let (mut driver, memory) = driver::open(config.driver, &options).map_err(|source| {
-            let driver =
-                if config.driver == DriverChoice::IoUring { "io_uring" } else { "epoll" };
+            let driver = if config.driver == DriverChoice::IoUring { "io_uring" } else { "epoll" };
             Error::Driver { driver, source }
         })?;
         for listener in listeners {
-            driver
-                .listen(listener)
-                .map_err(|source| Error::Worker { worker: number, source })?;
+            driver.listen(listener).map_err(|source| Error::Worker { worker: number, source })?;
         }
         let routes = routes.iter().map(|make| make(usize::from(number))).collect();
         log::info!("worker {number} runs on the {} driver", driver.name());

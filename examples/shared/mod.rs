@@ -83,7 +83,9 @@ fn parse(mut parser: Parser) -> Result<Option<ServerBuilder>, lexopt::Error> {
             _ => return Err(arg.unexpected()),
         }
     }
-    let limits = Limits::new().max_message(max_message).max_frame(max_message);
+    // Conformance suites cut 4 MiB into 64-byte fragments and a final empty one.
+    let limits =
+        Limits::new().max_message(max_message).max_frame(max_message).max_fragments(131_072);
     Ok(Some(builder.listen(listen).limits(limits).max_backpressure(max_backpressure)))
 }
 

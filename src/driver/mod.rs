@@ -67,8 +67,8 @@ pub(crate) mod memory;
 pub(crate) mod token;
 pub(crate) mod waker;
 
-pub(crate) use memory::ReceiveMemory;
 pub use listener::ListenAddr;
+pub(crate) use memory::ReceiveMemory;
 pub use token::ConnectionId;
 pub(crate) use waker::Waker;
 

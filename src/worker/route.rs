@@ -41,7 +41,8 @@ pub(crate) trait Route {
     fn call(&mut self, core: &mut Core, id: ConnectionId, session: u32, call: Call<'_>) -> Outcome;
 
     /// Calls `on_close`, then drops the session.
-    fn end(&mut self, core: &mut Core, id: ConnectionId, session: u32, close: Close<'_>) -> Outcome;
+    fn end(&mut self, core: &mut Core, id: ConnectionId, session: u32, close: Close<'_>)
+    -> Outcome;
 
     /// Sessions that have begun and not ended.
     fn sessions(&self) -> usize;
@@ -84,7 +85,13 @@ impl<H: Handler> Route for RouteOf<H> {
         })
     }
 
-    fn end(&mut self, core: &mut Core, id: ConnectionId, session: u32, close: Close<'_>) -> Outcome {
+    fn end(
+        &mut self,
+        core: &mut Core,
+        id: ConnectionId,
+        session: u32,
+        close: Close<'_>,
+    ) -> Outcome {
         let Some(mut session) = self.sessions.try_remove(session as usize) else {
             debug_assert!(false, "no session {session}");
             return Outcome::Returned;
