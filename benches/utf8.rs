@@ -20,9 +20,15 @@ fn naive(payload: &mut [u8], key: [u8; 4]) -> Option<&str> {
     std::str::from_utf8(payload).ok()
 }
 
-/// `size` bytes of whole characters, all ASCII or mixed.
+/// `size` bytes of whole characters, the pattern again and again.
 fn text(pattern: &str, size: usize) -> Vec<u8> {
-    let mut text = pattern.repeat(size / pattern.len());
+    let mut text = String::with_capacity(size);
+    for character in pattern.chars().cycle() {
+        if text.len() + character.len_utf8() > size {
+            break;
+        }
+        text.push(character);
+    }
     text.extend(std::iter::repeat_n('x', size - text.len()));
     text.into_bytes()
 }
