@@ -287,6 +287,10 @@ impl Driver for Epoll {
         "epoll"
     }
 
+    fn reserve(&mut self, slots: usize) {
+        self.slots.reserve(slots);
+    }
+
     fn listen(&mut self, listener: Socket) -> io::Result<()> {
         if !listener.is_listener()? {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "the socket does not listen"));

@@ -211,6 +211,12 @@ pub(crate) trait Driver {
     /// `"epoll"`, `"io_uring"` or `"simulated"`.
     fn name(&self) -> &'static str;
 
+    /// Makes room for slots below `slots`, so that tables need not be moved while connections are
+    /// open. Only a hint; memory that is not touched costs nothing.
+    fn reserve(&mut self, slots: usize) {
+        let _ = slots;
+    }
+
     /// Starts accepting from a bound and listening socket (made by `listener::bind`).
     fn listen(&mut self, listener: socket2::Socket) -> io::Result<()>;
 
