@@ -143,7 +143,7 @@ impl ClientHandshake {
         extra_headers: &[(&str, &str)],
         out: &mut Vec<u8>,
     ) -> Result<(), InvalidHeader> {
-        if !is_authority(host) {
+        if !is_authority(host.as_bytes()) {
             return Err(InvalidHeader::Host);
         }
         if !target.starts_with('/') || Target::split("GET", target).is_none() {

@@ -139,6 +139,10 @@ impl HeadScanner {
                         }
                     }
                 }
+                State::Version if window[at..].starts_with(USUAL_VERSION) => {
+                    at += USUAL_VERSION.len();
+                    self.state = State::LineStart;
+                }
                 State::Version => {
                     let index = at - self.part_start as usize;
                     check_version_byte(index, byte)?;
@@ -162,6 +166,10 @@ impl HeadScanner {
                         at += offset;
                         match window[at] {
                             b'\t' => {}
+                            b'\r' if window.get(at + 1) == Some(&b'\n') => {
+                                at += 1;
+                                self.state = State::LineStart;
+                            }
                             b'\r' => self.state = State::LineFeed,
                             b'\n' => return Err(Refusal::BareLineFeed),
                             _ => return Err(Refusal::ControlCharacter),
@@ -214,8 +222,10 @@ impl Default for HeadScanner {
     }
 }
 
-/// `HTTP/1.1`
-const VERSION_LEN: usize = 8;
+/// Digit, dot and digit behind the prefix.
+const VERSION_LEN: usize = VERSION_PREFIX.len() + 3;
+/// What almost every request line ends with, if it comes in one piece.
+const USUAL_VERSION: &[u8] = b"HTTP/1.1\r\n";
 
 /// Index of the first byte from `at` on that is not `wanted`.
 fn next_not(bytes: &[u8], at: usize, wanted: impl Fn(u8) -> bool) -> Option<usize> {
