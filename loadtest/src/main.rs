@@ -1,1 +1,122 @@
-fn main() {}
+//! A load generator for WebSocket servers: one thread, real sockets, checked echoes.
+//!
+//! ```text
+//!  args ──> echo ─────> dial ──> engine ──> link ──> replies      figures ──> report
+//!           connect                 │         └────> batch                    (table, JSON)
+//!           idle                    └── epoll(7)
+//!           matrix ──> echo, once per driver, cell and round
+//! ```
+//!
+//! `README.md` beside the sources says what each figure means and how it is read.
+#![forbid(unsafe_code)]
+
+mod args;
+mod batch;
+mod connect;
+mod dial;
+mod echo;
+mod engine;
+mod failure;
+mod idle;
+mod link;
+mod matrix;
+mod process;
+mod progress;
+mod replies;
+mod report;
+mod socket;
+mod syscalls;
+mod target;
+
+use std::fs;
+use std::io::Write;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::args::{Command, Output};
+use crate::echo::Load;
+use crate::failure::{Context, Failure};
+use crate::process::Used;
+use crate::progress::Progress;
+use crate::report::JsonFile;
+
+fn main() -> ExitCode {
+    let command = match args::parse(std::env::args_os().skip(1)) {
+        Ok(command) => command,
+        Err(error) => {
+            eprintln!("loadtest: {error}\n\n{}", args::USAGE);
+            return ExitCode::from(2);
+        }
+    };
+    match run(&command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("loadtest: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: &Command) -> Result<(), Failure> {
+    match command {
+        Command::Help => print(args::USAGE),
+        Command::Echo(options) => with_output(&options.output, |progress| {
+            let figures = echo::run(options, progress)?;
+            progress.clear();
+            warn_if_saturated(figures.load, figures.server.as_ref(), figures.elapsed);
+            Ok((report::echo_table(options, &figures), report::echo_json(options, &figures)))
+        }),
+        Command::Connect(options) => with_output(&options.output, |progress| {
+            let figures = connect::run(options, progress)?;
+            progress.clear();
+            warn_if_saturated(figures.load, figures.server.as_ref(), figures.elapsed);
+            Ok((report::connect_table(options, &figures), report::connect_json(options, &figures)))
+        }),
+        Command::Idle(options) => with_output(&options.output, |progress| {
+            let figures = idle::run(options, progress)?;
+            Ok((report::idle_table(options, &figures), report::idle_json(options, &figures)))
+        }),
+        Command::Matrix(options) => with_output(&options.output, |progress| {
+            let markdown = options.markdown.as_deref().map(|path| {
+                // A wrong path must not cost the minutes that the runs take.
+                let file = fs::OpenOptions::new().append(true).create(true).open(path);
+                file.context(|| format!("cannot write {}", path.display())).map(|_| path)
+            });
+            let markdown = markdown.transpose()?;
+            let cells = matrix::run(options, progress)?;
+            let table = matrix::markdown(options, &cells);
+            if let Some(path) = markdown {
+                let text = matrix::heading() + &table;
+                fs::write(path, text).context(|| format!("cannot write {}", path.display()))?;
+            }
+            Ok((table, matrix::json(options, &cells)))
+        }),
+    }
+}
+
+/// Runs a mode and puts its table and its JSON where the user wants them.
+fn with_output(
+    output: &Output,
+    mode: impl FnOnce(&mut Progress) -> Result<(String, Value), Failure>,
+) -> Result<(), Failure> {
+    let json_file = output.json.as_deref().map(JsonFile::open).transpose()?;
+    let mut progress = Progress::new(output.quiet);
+    let (table, json) = mode(&mut progress)?;
+    progress.clear();
+    if !output.quiet {
+        print(&table)?;
+    }
+    json_file.map_or(Ok(()), |file| file.write(&json))
+}
+
+fn warn_if_saturated(load: Load, server: Option<&Used>, elapsed: Duration) {
+    if let Some(warning) = report::saturation_warning(load, server, elapsed) {
+        eprintln!("loadtest: {warning}");
+    }
+}
+
+fn print(text: &str) -> Result<(), Failure> {
+    std::io::stdout().write_all(text.as_bytes()).context(|| "cannot write to stdout")
+}

@@ -1,0 +1,581 @@
+//! The command line: words in, one checked [`Command`] out. It never touches the network or a file.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use lexopt::prelude::*;
+
+use crate::batch::Content;
+use crate::target::Target;
+
+/// Shown for `--help`, and after each complaint about the arguments.
+pub(crate) const USAGE: &str = "\
+loadtest MODE --url URL [options]
+
+URL: ws://HOST[:PORT][/TARGET], unix:PATH or ws+unix:PATH[:/TARGET]
+
+Modes
+  echo      closed loop: each connection keeps --depth messages in flight
+  connect   opening handshakes per second
+  idle      server memory per open connection (needs --server-pid)
+  matrix    the echo example on epoll and io_uring over a grid of cells
+
+Every mode except matrix
+  --url URL            the server
+  --pin CPU            run the load generator on this CPU
+  --server-pid PID     read CPU time, memory and context switches of the server
+echo
+  --connections N      open connections (default 32, at most 20000)
+  --size BYTES         payload of a message (default 1024)
+  --depth N            messages in flight per connection (default 1)
+  --duration TIME      measured window, such as 5s or 500ms (default 5s)
+  --warmup TIME        not measured, before the window (default 1s)
+  --text | --binary | --utf8
+                       ASCII text (default), binary, text of 1- to 4-byte characters
+  --verify             compare every byte of each echo, not only length and ends
+  --syscalls           one more second with perf or strace: system calls per message
+  --strace             the same, with strace even if perf works
+connect
+  --concurrency N      handshakes under way at once (default 32)
+  --duration, --warmup as above
+  --abrupt             reset the connection instead of a close handshake
+idle
+  --connections N      as above
+  --concurrency N      handshakes under way at once (default 32)
+  --echo BYTES         one echo of so many bytes on each connection before it idles
+  --hold TIME          wait before memory is read (default 1s)
+matrix
+  --server PATH        the echo example (default: examples/echo beside this program)
+  --drivers A,B        (default epoll,io_uring; the ratio is B/A)
+  --connections LIST   (default 1,32,256,2000)
+  --sizes LIST         (default 20,1024,16384)
+  --depths LIST        (default 1,8)
+  --rounds N           (default 3)
+  --duration, --warmup of one run (default 2s and 500ms)
+  --text | --binary | --utf8
+  --server-cpu CPU     (default 0)
+  --load-cpu CPU       (default 1)
+  --markdown FILE      also writes the table there
+Output
+  --json FILE          also writes the figures there
+  --quiet              no progress line and no table
+  --help
+";
+
+/// Most connections of one process: beyond this, one client address runs out of ports.
+const MAX_CONNECTIONS: usize = 20_000;
+/// Most messages in flight on one connection.
+const MAX_DEPTH: usize = 65_536;
+/// Most bytes that the prepared messages of one run may take.
+const MAX_BATCH: usize = 512 * 1024 * 1024;
+
+/// What the user asked for, checked.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Help,
+    Echo(Echo),
+    Connect(Connect),
+    Idle(Idle),
+    Matrix(Matrix),
+}
+
+/// Where to connect, and what to watch meanwhile.
+#[derive(Debug)]
+pub(crate) struct Subject {
+    pub(crate) target: Target,
+    pub(crate) pin: Option<usize>,
+    pub(crate) server_pid: Option<u32>,
+}
+
+/// Where the figures go.
+#[derive(Debug, Clone)]
+pub(crate) struct Output {
+    pub(crate) json: Option<PathBuf>,
+    pub(crate) quiet: bool,
+}
+
+/// Which tool may count the system calls of the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CountSyscalls {
+    No,
+    WithBestTool,
+    WithStrace,
+}
+
+/// Mode `echo`.
+#[derive(Debug)]
+pub(crate) struct Echo {
+    pub(crate) subject: Subject,
+    pub(crate) output: Output,
+    pub(crate) connections: usize,
+    pub(crate) size: usize,
+    pub(crate) depth: usize,
+    pub(crate) content: Content,
+    pub(crate) duration: Duration,
+    pub(crate) warmup: Duration,
+    pub(crate) verify: bool,
+    pub(crate) syscalls: CountSyscalls,
+}
+
+/// Mode `connect`.
+#[derive(Debug)]
+pub(crate) struct Connect {
+    pub(crate) subject: Subject,
+    pub(crate) output: Output,
+    pub(crate) concurrency: usize,
+    pub(crate) duration: Duration,
+    pub(crate) warmup: Duration,
+    pub(crate) abrupt: bool,
+}
+
+/// Mode `idle`.
+#[derive(Debug)]
+pub(crate) struct Idle {
+    pub(crate) subject: Subject,
+    pub(crate) output: Output,
+    pub(crate) connections: usize,
+    pub(crate) concurrency: usize,
+    pub(crate) echo: Option<usize>,
+    pub(crate) content: Content,
+    pub(crate) hold: Duration,
+}
+
+/// Mode `matrix`.
+#[derive(Debug)]
+pub(crate) struct Matrix {
+    pub(crate) output: Output,
+    pub(crate) server: Option<PathBuf>,
+    pub(crate) drivers: [String; 2],
+    pub(crate) connections: Vec<usize>,
+    pub(crate) sizes: Vec<usize>,
+    pub(crate) depths: Vec<usize>,
+    pub(crate) content: Content,
+    pub(crate) rounds: usize,
+    pub(crate) duration: Duration,
+    pub(crate) warmup: Duration,
+    pub(crate) server_cpu: usize,
+    pub(crate) load_cpu: usize,
+    pub(crate) markdown: Option<PathBuf>,
+}
+
+/// A complaint about the arguments; the program prints it with [`USAGE`] and ends with status 2.
+#[derive(Debug)]
+pub(crate) struct UsageError(String);
+
+impl fmt::Display for UsageError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+impl From<lexopt::Error> for UsageError {
+    fn from(error: lexopt::Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// Reads the arguments that follow the program's name.
+///
+/// # Errors
+///
+/// An unknown mode or option, one that the mode does not have, a missing or malformed value, or a
+/// value out of range.
+pub(crate) fn parse(
+    arguments: impl IntoIterator<Item = impl Into<OsString>>,
+) -> Result<Command, UsageError> {
+    let mut parser = lexopt::Parser::from_args(arguments);
+    let mode = match parser.next()? {
+        None => return Err(UsageError("a mode is missing".to_owned())),
+        Some(Short('h') | Long("help")) => return Ok(Command::Help),
+        Some(Value(mode)) => mode.string()?,
+        Some(other) => return Err(other.unexpected().into()),
+    };
+    let Some(accepted) = options_of(&mode) else {
+        return Err(UsageError(format!("unknown mode '{mode}'")));
+    };
+    let mut given = Given::default();
+    while let Some(argument) = parser.next()? {
+        let name = match argument {
+            Short('h') | Long("help") => return Ok(Command::Help),
+            Long(name) if accepted.contains(&name) => name.to_owned(),
+            Long(name) if ALL_OPTIONS.iter().any(|options| options.contains(&name)) => {
+                return Err(UsageError(format!("mode {mode} has no option --{name}")));
+            }
+            other => return Err(other.unexpected().into()),
+        };
+        given.take(&name, &mut parser)?;
+    }
+    match mode.as_str() {
+        "echo" => given.into_echo().map(Command::Echo),
+        "connect" => given.into_connect().map(Command::Connect),
+        "idle" => given.into_idle().map(Command::Idle),
+        _ => given.into_matrix().map(Command::Matrix),
+    }
+}
+
+const ECHO_OPTIONS: &[&str] = &[
+    "url",
+    "pin",
+    "server-pid",
+    "json",
+    "quiet",
+    "connections",
+    "size",
+    "depth",
+    "duration",
+    "warmup",
+    "text",
+    "binary",
+    "utf8",
+    "verify",
+    "syscalls",
+    "strace",
+];
+const CONNECT_OPTIONS: &[&str] =
+    &["url", "pin", "server-pid", "json", "quiet", "concurrency", "duration", "warmup", "abrupt"];
+const IDLE_OPTIONS: &[&str] = &[
+    "url",
+    "pin",
+    "server-pid",
+    "json",
+    "quiet",
+    "connections",
+    "concurrency",
+    "echo",
+    "hold",
+    "text",
+    "binary",
+    "utf8",
+];
+const MATRIX_OPTIONS: &[&str] = &[
+    "json",
+    "quiet",
+    "server",
+    "drivers",
+    "connections",
+    "sizes",
+    "depths",
+    "rounds",
+    "duration",
+    "warmup",
+    "text",
+    "binary",
+    "utf8",
+    "server-cpu",
+    "load-cpu",
+    "markdown",
+];
+const ALL_OPTIONS: [&[&str]; 4] = [ECHO_OPTIONS, CONNECT_OPTIONS, IDLE_OPTIONS, MATRIX_OPTIONS];
+
+fn options_of(mode: &str) -> Option<&'static [&'static str]> {
+    match mode {
+        "echo" => Some(ECHO_OPTIONS),
+        "connect" => Some(CONNECT_OPTIONS),
+        "idle" => Some(IDLE_OPTIONS),
+        "matrix" => Some(MATRIX_OPTIONS),
+        _ => None,
+    }
+}
+
+/// The options as they were written; defaults differ from mode to mode.
+#[derive(Debug, Default)]
+struct Given {
+    url: Option<Target>,
+    pin: Option<usize>,
+    server_pid: Option<u32>,
+    json: Option<PathBuf>,
+    quiet: bool,
+    connections: Option<Vec<usize>>,
+    sizes: Option<Vec<usize>>,
+    depths: Option<Vec<usize>>,
+    content: Option<Content>,
+    duration: Option<Duration>,
+    warmup: Option<Duration>,
+    hold: Option<Duration>,
+    echo: Option<usize>,
+    concurrency: Option<usize>,
+    abrupt: bool,
+    verify: bool,
+    syscalls: bool,
+    strace: bool,
+    server: Option<PathBuf>,
+    drivers: Option<[String; 2]>,
+    rounds: Option<usize>,
+    server_cpu: Option<usize>,
+    load_cpu: Option<usize>,
+    markdown: Option<PathBuf>,
+}
+
+impl Given {
+    fn take(&mut self, name: &str, parser: &mut lexopt::Parser) -> Result<(), UsageError> {
+        match name {
+            "url" => {
+                let url = parser.value()?.string()?;
+                self.url = Some(Target::parse(&url).map_err(UsageError)?);
+            }
+            "pin" => self.pin = Some(parser.value()?.parse()?),
+            "server-pid" => self.server_pid = Some(parser.value()?.parse()?),
+            "json" => self.json = Some(parser.value()?.into()),
+            "quiet" => self.quiet = true,
+            "connections" => self.connections = Some(list(name, &parser.value()?.string()?)?),
+            "size" | "sizes" => self.sizes = Some(list(name, &parser.value()?.string()?)?),
+            "depth" | "depths" => self.depths = Some(list(name, &parser.value()?.string()?)?),
+            "text" => self.content = Some(Content::Ascii),
+            "binary" => self.content = Some(Content::Binary),
+            "utf8" => self.content = Some(Content::MixedUtf8),
+            "duration" => self.duration = Some(duration(name, &parser.value()?.string()?)?),
+            "warmup" => self.warmup = Some(duration(name, &parser.value()?.string()?)?),
+            "hold" => self.hold = Some(duration(name, &parser.value()?.string()?)?),
+            "echo" => self.echo = Some(parser.value()?.parse()?),
+            "concurrency" => self.concurrency = Some(parser.value()?.parse()?),
+            "abrupt" => self.abrupt = true,
+            "verify" => self.verify = true,
+            "syscalls" => self.syscalls = true,
+            "strace" => self.strace = true,
+            "server" => self.server = Some(parser.value()?.into()),
+            "drivers" => self.drivers = Some(pair(&parser.value()?.string()?)?),
+            "rounds" => self.rounds = Some(parser.value()?.parse()?),
+            "server-cpu" => self.server_cpu = Some(parser.value()?.parse()?),
+            "load-cpu" => self.load_cpu = Some(parser.value()?.parse()?),
+            "markdown" => self.markdown = Some(parser.value()?.into()),
+            other => return Err(UsageError(format!("unknown option --{other}"))),
+        }
+        Ok(())
+    }
+
+    fn output(&mut self) -> Output {
+        Output { json: self.json.take(), quiet: self.quiet }
+    }
+
+    fn subject(&mut self) -> Result<Subject, UsageError> {
+        let target = self.url.take().ok_or_else(|| UsageError("--url is missing".to_owned()))?;
+        Ok(Subject { target, pin: self.pin, server_pid: self.server_pid })
+    }
+
+    /// The measured window: zero would divide by nothing.
+    fn window(&self, default: Duration) -> Result<Duration, UsageError> {
+        match self.duration.unwrap_or(default) {
+            Duration::ZERO => Err(UsageError("--duration must be more than zero".to_owned())),
+            window => Ok(window),
+        }
+    }
+
+    fn into_echo(mut self) -> Result<Echo, UsageError> {
+        let syscalls = match (self.syscalls, self.strace) {
+            (_, true) => CountSyscalls::WithStrace,
+            (true, false) => CountSyscalls::WithBestTool,
+            (false, false) => CountSyscalls::No,
+        };
+        let subject = self.subject()?;
+        if syscalls != CountSyscalls::No && subject.server_pid.is_none() {
+            return Err(UsageError("--syscalls and --strace need --server-pid".to_owned()));
+        }
+        let connections = single("connections", self.connections.take(), 32)?;
+        let size = single("size", self.sizes.take(), 1024)?;
+        let depth = single("depth", self.depths.take(), 1)?;
+        check_cell(connections, size, depth)?;
+        Ok(Echo {
+            output: self.output(),
+            connections,
+            size,
+            depth,
+            content: self.content.unwrap_or(Content::Ascii),
+            duration: self.window(Duration::from_secs(5))?,
+            warmup: self.warmup.unwrap_or(Duration::from_secs(1)),
+            verify: self.verify,
+            syscalls,
+            subject,
+        })
+    }
+
+    fn into_connect(mut self) -> Result<Connect, UsageError> {
+        let concurrency = self.concurrency.unwrap_or(32);
+        check_range("concurrency", concurrency, 1, MAX_CONNECTIONS)?;
+        Ok(Connect {
+            subject: self.subject()?,
+            output: self.output(),
+            concurrency,
+            duration: self.window(Duration::from_secs(5))?,
+            warmup: self.warmup.unwrap_or(Duration::from_secs(1)),
+            abrupt: self.abrupt,
+        })
+    }
+
+    fn into_idle(mut self) -> Result<Idle, UsageError> {
+        let connections = single("connections", self.connections.take(), 32)?;
+        check_cell(connections, self.echo.unwrap_or(0), 1)?;
+        let concurrency = self.concurrency.unwrap_or(32);
+        check_range("concurrency", concurrency, 1, MAX_CONNECTIONS)?;
+        let subject = self.subject()?;
+        if subject.server_pid.is_none() {
+            return Err(UsageError("mode idle needs --server-pid".to_owned()));
+        }
+        Ok(Idle {
+            subject,
+            output: self.output(),
+            connections,
+            concurrency,
+            echo: self.echo,
+            content: self.content.unwrap_or(Content::Ascii),
+            hold: self.hold.unwrap_or(Duration::from_secs(1)),
+        })
+    }
+
+    fn into_matrix(mut self) -> Result<Matrix, UsageError> {
+        let rounds = self.rounds.unwrap_or(3);
+        check_range("rounds", rounds, 1, 1000)?;
+        let connections = self.connections.take().unwrap_or_else(|| vec![1, 32, 256, 2000]);
+        let sizes = self.sizes.take().unwrap_or_else(|| vec![20, 1024, 16 * 1024]);
+        let depths = self.depths.take().unwrap_or_else(|| vec![1, 8]);
+        for &connections in &connections {
+            for &size in &sizes {
+                for &depth in &depths {
+                    check_cell(connections, size, depth)?;
+                }
+            }
+        }
+        Ok(Matrix {
+            output: self.output(),
+            server: self.server.take(),
+            drivers: self.drivers.take().unwrap_or(["epoll".to_owned(), "io_uring".to_owned()]),
+            connections,
+            sizes,
+            depths,
+            content: self.content.unwrap_or(Content::Ascii),
+            rounds,
+            duration: self.window(Duration::from_secs(2))?,
+            warmup: self.warmup.unwrap_or(Duration::from_millis(500)),
+            server_cpu: self.server_cpu.unwrap_or(0),
+            load_cpu: self.load_cpu.unwrap_or(1),
+            markdown: self.markdown.take(),
+        })
+    }
+}
+
+fn check_cell(connections: usize, size: usize, depth: usize) -> Result<(), UsageError> {
+    check_range("connections", connections, 1, MAX_CONNECTIONS)?;
+    check_range("depth", depth, 1, MAX_DEPTH)?;
+    if size.checked_mul(depth).is_none_or(|bytes| bytes > MAX_BATCH) {
+        return Err(UsageError(format!("size times depth must not exceed {MAX_BATCH} bytes")));
+    }
+    Ok(())
+}
+
+fn check_range(name: &str, value: usize, least: usize, most: usize) -> Result<(), UsageError> {
+    if (least..=most).contains(&value) {
+        return Ok(());
+    }
+    Err(UsageError(format!("--{name} must be between {least} and {most}, not {value}")))
+}
+
+fn single(name: &str, given: Option<Vec<usize>>, default: usize) -> Result<usize, UsageError> {
+    match given.as_deref() {
+        None => Ok(default),
+        Some(&[value]) => Ok(value),
+        Some(_) => Err(UsageError(format!("--{name} takes one number in this mode"))),
+    }
+}
+
+fn list(name: &str, text: &str) -> Result<Vec<usize>, UsageError> {
+    text.split(',')
+        .map(|word| word.parse().map_err(|_| UsageError(format!("--{name}: no number: '{word}'"))))
+        .collect()
+}
+
+fn pair(text: &str) -> Result<[String; 2], UsageError> {
+    match text.split_once(',') {
+        Some((first, second)) if !first.is_empty() && !second.is_empty() => {
+            Ok([first.to_owned(), second.to_owned()])
+        }
+        _ => Err(UsageError(format!("--drivers takes two names, A,B, not '{text}'"))),
+    }
+}
+
+/// A number with `ms`, `s` or `m`; without a unit, seconds.
+fn duration(name: &str, text: &str) -> Result<Duration, UsageError> {
+    let wrong = || UsageError(format!("--{name}: no time such as 5s or 500ms: '{text}'"));
+    let digits = text.trim_end_matches(|character: char| character.is_ascii_alphabetic());
+    let seconds_per_unit = match &text[digits.len()..] {
+        "ms" => 0.001,
+        "s" | "" => 1.0,
+        "m" => 60.0,
+        _ => return Err(wrong()),
+    };
+    let number: f64 = digits.parse().map_err(|_| wrong())?;
+    // A day is far beyond any use, and keeps later sums of times from overflowing.
+    if !(0.0..=86_400.0).contains(&(number * seconds_per_unit)) {
+        return Err(wrong());
+    }
+    Ok(Duration::from_secs_f64(number * seconds_per_unit))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse_line(line: &str) -> Result<Command, UsageError> {
+        parse(line.split_whitespace())
+    }
+
+    fn complaint(line: &str) -> String {
+        match parse_line(line) {
+            Ok(command) => panic!("'{line}' was accepted as {command:?}"),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    #[test]
+    fn echo_takes_each_option_and_has_defaults() {
+        let line = "echo --url ws://127.0.0.1:9001/ --connections 7 --size 20 --depth 8 \
+                    --duration 1500ms --warmup 0 --utf8 --verify --pin 1 --server-pid 12 --quiet";
+        let Ok(Command::Echo(echo)) = parse_line(line) else { panic!("refused") };
+        assert_eq!((echo.connections, echo.size, echo.depth), (7, 20, 8));
+        assert_eq!((echo.duration, echo.warmup), (Duration::from_millis(1500), Duration::ZERO));
+        assert_eq!(echo.content, Content::MixedUtf8);
+        assert_eq!((echo.subject.pin, echo.subject.server_pid), (Some(1), Some(12)));
+        assert!(echo.verify && echo.output.quiet);
+
+        let Ok(Command::Echo(echo)) = parse_line("echo --url unix:/tmp/a") else { panic!() };
+        assert_eq!((echo.connections, echo.size, echo.depth), (32, 1024, 1));
+        assert_eq!((echo.duration, echo.warmup), (Duration::from_secs(5), Duration::from_secs(1)));
+        assert_eq!(echo.syscalls, CountSyscalls::No);
+    }
+
+    #[test]
+    fn other_modes_have_their_own_options() {
+        let line = "connect --url ws://h:1/ --concurrency 3 --abrupt";
+        let Ok(Command::Connect(connect)) = parse_line(line) else { panic!("refused") };
+        assert!(connect.abrupt && connect.concurrency == 3);
+        let line = "idle --url ws://h:1/ --connections 9 --echo 100 --server-pid 1 --hold 2m";
+        let Ok(Command::Idle(idle)) = parse_line(line) else { panic!("refused") };
+        assert_eq!((idle.echo, idle.hold), (Some(100), Duration::from_secs(120)));
+        let Ok(Command::Matrix(matrix)) = parse_line("matrix --depths 1,4 --drivers a,b") else {
+            panic!("refused")
+        };
+        assert_eq!((matrix.depths, matrix.connections.len()), (vec![1, 4], 4));
+        assert_eq!(matrix.drivers, ["a", "b"]);
+        assert!(matches!(parse_line("echo --help"), Ok(Command::Help)));
+    }
+
+    #[test]
+    fn wrong_arguments_are_named() {
+        assert!(complaint("").contains("mode"));
+        assert!(complaint("sing").contains("'sing'"));
+        assert!(complaint("echo").contains("--url"));
+        assert!(complaint("echo --url wss://h/").contains("wss"));
+        assert!(complaint("echo --url ws://h/ --abrupt").contains("no option --abrupt"));
+        assert!(complaint("echo --url ws://h/ --nonsense").contains("nonsense"));
+        assert!(complaint("echo --url ws://h/ --depth 0").contains("--depth"));
+        assert!(complaint("echo --url ws://h/ --depth 1,2").contains("one number"));
+        assert!(complaint("echo --url ws://h/ --connections 20001").contains("20000"));
+        assert!(complaint("echo --url ws://h/ --size 99999999 --depth 999").contains("size times"));
+        assert!(complaint("echo --url ws://h/ --duration 5x").contains("5x"));
+        assert!(complaint("echo --url ws://h/ --duration 0").contains("zero"));
+        assert!(complaint("echo --url ws://h/ --duration -1").contains("-1"));
+        assert!(complaint("echo --url ws://h/ --syscalls").contains("--server-pid"));
+        assert!(complaint("idle --url ws://h/").contains("--server-pid"));
+        assert!(complaint("matrix --drivers epoll").contains("two names"));
+    }
+}

@@ -1,0 +1,255 @@
+//! The messages of a run, framed and masked once, before the clock starts (RFC 6455 5.2, 5.3).
+//!
+//! In: content, size and depth. Out: bytes to write, and what the echoes must look like. Every
+//! connection sends the same `depth` messages in turn, so a turn's replies are answered with one
+//! write of bytes that are in cache. One masking key serves the whole run: RFC 6455 10.3 asks for
+//! fresh keys to protect intermediaries from scripts in browsers, and a load generator is neither
+//! run in a browser nor meant to spend its time on masking. This never reads a socket.
+
+/// What messages are made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Content {
+    /// Text of printable ASCII.
+    Ascii,
+    /// All byte values.
+    Binary,
+    /// Text of characters of one to four bytes.
+    MixedUtf8,
+}
+
+impl Content {
+    /// As in the figures and on the command line.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Ascii => "text",
+            Self::Binary => "binary",
+            Self::MixedUtf8 => "utf8",
+        }
+    }
+
+    /// RFC 6455 5.2: 1 denotes a text frame, 2 a binary frame.
+    fn opcode(self) -> u8 {
+        match self {
+            Self::Ascii | Self::MixedUtf8 => 1,
+            Self::Binary => 2,
+        }
+    }
+
+    /// The payload number `slot`. Its first and last byte tell it from its neighbours.
+    fn payload(self, slot: usize, size: usize) -> Vec<u8> {
+        let mut payload = match self {
+            Self::Ascii => (0..size).map(|index| printable(slot + index)).collect(),
+            Self::Binary => (0..size).map(|index| (slot * 31 + index) as u8).collect(),
+            Self::MixedUtf8 => mixed(slot, size),
+        };
+        if let Some(first) = payload.first_mut() {
+            *first = printable(slot);
+        }
+        if size > 1 {
+            payload[size - 1] = printable(slot + 1);
+        }
+        payload
+    }
+}
+
+fn printable(number: usize) -> u8 {
+    b'!' + (number % 94) as u8
+}
+
+/// Text whose first and last byte are ASCII, so that the marks may replace them.
+fn mixed(slot: usize, size: usize) -> Vec<u8> {
+    const SAMPLE: &str =
+        "Zażółć gęślą jaźń, ταχίστη αλώπηξ, съешь ещё, 素早い茶色の狐が, 🦀🚀 ok. ";
+    let mut text = String::with_capacity(size + 1);
+    text.push('.');
+    for character in SAMPLE.chars().cycle().skip(slot) {
+        if text.len() + character.len_utf8() + 1 > size {
+            break;
+        }
+        text.push(character);
+    }
+    // Up to four bytes are left over, the last mark among them.
+    let mut payload = text.into_bytes();
+    payload.resize(size, b'.');
+    payload
+}
+
+/// `depth` messages, masked and ready to write, back to back.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    content: Content,
+    size: usize,
+    depth: usize,
+    frame_len: usize,
+    /// The frames once or twice in a row: twice, a write that passes the end needs no second call.
+    frames: Vec<u8>,
+    /// The payloads, not masked.
+    payloads: Vec<u8>,
+    reply_header: ([u8; MAX_HEADER], usize),
+    masking_key: [u8; 4],
+}
+
+/// RFC 6455 5.2: two bytes and at most eight of length; servers do not mask.
+pub(crate) const MAX_HEADER: usize = 10;
+
+/// Frames are repeated only below this size; above, a second write costs nothing in comparison.
+const MAX_REPEATED: usize = 1024 * 1024;
+
+impl Batch {
+    /// Prepares `depth` messages of `size` bytes. Takes about two times (small messages: three
+    /// times) `depth * size` bytes of memory.
+    pub(crate) fn new(content: Content, size: usize, depth: usize, masking_key: [u8; 4]) -> Self {
+        let mut frames = Vec::new();
+        let mut payloads = Vec::with_capacity(size * depth);
+        for slot in 0..depth {
+            let payload = content.payload(slot, size);
+            append_masked(content.opcode(), &payload, masking_key, &mut frames);
+            payloads.extend_from_slice(&payload);
+        }
+        let frame_len = frames.len() / depth;
+        if frames.len() <= MAX_REPEATED {
+            frames.extend_from_within(..);
+        }
+        let mut header = Vec::with_capacity(MAX_HEADER);
+        append_header(content.opcode(), size, 0, &mut header);
+        let mut reply_header = [0; MAX_HEADER];
+        reply_header[..header.len()].copy_from_slice(&header);
+        let reply_header = (reply_header, header.len());
+        Self { content, size, depth, frame_len, frames, payloads, reply_header, masking_key }
+    }
+
+    /// Messages in the batch.
+    pub(crate) fn depth(&self) -> usize {
+        self.depth
+    }
+
+    /// Payload bytes of a message.
+    pub(crate) fn size(&self) -> usize {
+        self.size
+    }
+
+    /// Bytes of a message on the wire, client to server.
+    pub(crate) fn frame_len(&self) -> usize {
+        self.frame_len
+    }
+
+    /// Bytes of all frames, once.
+    pub(crate) fn ring_len(&self) -> usize {
+        self.frame_len * self.depth
+    }
+
+    /// The bytes that follow `position` (below [`Batch::ring_len`]): at most `wanted`, fewer where
+    /// the prepared bytes end.
+    pub(crate) fn bytes(&self, position: usize, wanted: usize) -> &[u8] {
+        let end = self.frames.len().min(position + wanted);
+        &self.frames[position..end]
+    }
+
+    /// The payload number `slot`, as the echo must bring it back.
+    pub(crate) fn payload(&self, slot: usize) -> &[u8] {
+        &self.payloads[slot * self.size..][..self.size]
+    }
+
+    /// Header of an echo that comes back in one frame.
+    pub(crate) fn reply_header(&self) -> &[u8] {
+        let (bytes, len) = &self.reply_header;
+        &bytes[..*len]
+    }
+
+    /// The masking key of the run.
+    pub(crate) fn masking_key(&self) -> [u8; 4] {
+        self.masking_key
+    }
+
+    /// Opcode of every message.
+    pub(crate) fn opcode(&self) -> u8 {
+        self.content.opcode()
+    }
+}
+
+/// Appends one whole masked frame.
+pub(crate) fn append_masked(opcode: u8, payload: &[u8], masking_key: [u8; 4], out: &mut Vec<u8>) {
+    const MASKED: u8 = 0x80;
+    append_header(opcode, payload.len(), MASKED, out);
+    out.extend_from_slice(&masking_key);
+    // RFC 6455 5.3: octet i is combined with octet i modulo 4 of the masking key.
+    out.extend(payload.iter().zip(masking_key.iter().cycle()).map(|(byte, key)| byte ^ key));
+}
+
+/// Appends FIN, `opcode`, the mask bit and the shortest form of the length (RFC 6455 5.2).
+fn append_header(opcode: u8, payload_len: usize, mask_bit: u8, out: &mut Vec<u8>) {
+    const FIN: u8 = 0x80;
+    out.push(FIN | opcode);
+    if payload_len < 126 {
+        out.push(mask_bit | payload_len as u8);
+    } else if let Ok(short) = u16::try_from(payload_len) {
+        out.push(mask_bit | 126);
+        out.extend_from_slice(&short.to_be_bytes());
+    } else {
+        out.push(mask_bit | 127);
+        out.extend_from_slice(&(payload_len as u64).to_be_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: [u8; 4] = [0x12, 0x34, 0x56, 0x78];
+
+    #[test]
+    fn payloads_have_the_size_asked_for_and_text_is_text() {
+        for content in [Content::Ascii, Content::Binary, Content::MixedUtf8] {
+            for size in (0..300).chain([1000, 1024, 65_536]) {
+                for slot in [0, 1, 7, 93, 94, 1000] {
+                    let payload = content.payload(slot, size);
+                    assert_eq!(payload.len(), size, "{content:?} {slot}");
+                    if content != Content::Binary {
+                        assert!(std::str::from_utf8(&payload).is_ok(), "{content:?} {size} {slot}");
+                    }
+                }
+                assert!(size == 0 || content.payload(3, size) != content.payload(4, size));
+            }
+        }
+        let text = String::from_utf8(Content::MixedUtf8.payload(0, 1024)).unwrap();
+        for width in 1..=4 {
+            assert!(text.chars().any(|character| character.len_utf8() == width), "{width}");
+        }
+    }
+
+    #[test]
+    fn frames_unmask_to_the_payloads() {
+        for size in [0, 1, 20, 125, 126, 65_535, 65_536] {
+            let batch = Batch::new(Content::Binary, size, 3, KEY);
+            let header_len = batch.frame_len() - size;
+            let expected_header: &[u8] = match size {
+                0..126 => &[0x82, 0x80 | size as u8],
+                126..65_536 => &[0x82, 0xfe, (size >> 8) as u8, size as u8],
+                _ => &[0x82, 0xff, 0, 0, 0, 0, 0, 1, 0, 0],
+            };
+            for slot in 0..3 {
+                let frame = batch.bytes(slot * batch.frame_len(), batch.frame_len());
+                assert_eq!(frame[..header_len - 4], *expected_header);
+                assert_eq!(frame[header_len - 4..header_len], KEY);
+                let unmasked: Vec<u8> =
+                    frame[header_len..].iter().enumerate().map(|(i, b)| b ^ KEY[i % 4]).collect();
+                assert_eq!(unmasked, batch.payload(slot));
+            }
+            let mut unmasked_header = expected_header.to_vec();
+            unmasked_header[1] &= 0x7f;
+            assert_eq!(batch.reply_header(), unmasked_header);
+        }
+    }
+
+    #[test]
+    fn a_write_may_pass_the_end_of_small_batches() {
+        let batch = Batch::new(Content::Ascii, 20, 4, KEY);
+        let from_the_third = batch.bytes(2 * batch.frame_len(), 4 * batch.frame_len());
+        let (tail, wrapped) = from_the_third.split_at(2 * batch.frame_len());
+        assert_eq!(tail, batch.bytes(2 * batch.frame_len(), 2 * batch.frame_len()));
+        assert_eq!(wrapped, batch.bytes(0, 2 * batch.frame_len()));
+
+        let large = Batch::new(Content::Ascii, MAX_REPEATED, 2, KEY);
+        assert_eq!(large.bytes(large.frame_len(), large.ring_len()).len(), large.frame_len());
+    }
+}

@@ -1,0 +1,441 @@
+//! Mode `matrix`: the echo example on two drivers over a grid of cells, in alternation.
+//!
+//! Each run has a fresh server, pinned with taskset(1), and the load generator on another CPU. The
+//! drivers take turns within a round, in an order that changes from round to round; ratios are
+//! taken within a round, so that what slows the machine down for a while slows both.
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+
+use crate::args::{self, CountSyscalls, Output, Subject};
+use crate::echo::{self, is_saturated};
+use crate::failure::{Context, Failure};
+use crate::process;
+use crate::progress::Progress;
+use crate::report::{environment, grouped};
+use crate::syscalls::Tool;
+use crate::target::Target;
+
+/// A server says that it listens, and ends after SIGTERM, within this time.
+const SERVER_PATIENCE: Duration = Duration::from_secs(6);
+
+/// Above this share of the window without a CPU although runnable, a run was disturbed.
+const DISTURBED: f64 = 0.05;
+
+/// All runs of one combination.
+#[derive(Debug)]
+pub(crate) struct Cell {
+    connections: usize,
+    size: usize,
+    depth: usize,
+    /// Per driver, one run per round.
+    runs: [Vec<Run>; 2],
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Run {
+    messages_per_second: f64,
+    cpu_ns_per_message: f64,
+    p50_ns: u64,
+    p99_ns: u64,
+    syscalls_per_message: Option<f64>,
+    rss_bytes: u64,
+    saturated: bool,
+    disturbed: bool,
+}
+
+/// Runs the mode.
+///
+/// # Errors
+///
+/// A CPU, taskset(1) or the server is missing, or a run failed.
+pub(crate) fn run(options: &args::Matrix, progress: &mut Progress) -> Result<Vec<Cell>, Failure> {
+    for cpu in [options.server_cpu, options.load_cpu] {
+        if !process::may_run_on(cpu) {
+            return Err(Failure::new(format!("CPU {cpu} is missing or not allowed")));
+        }
+    }
+    let server = match &options.server {
+        Some(path) => path.clone(),
+        None => default_server()?,
+    };
+    let most = options.connections.iter().copied().max().unwrap_or(1);
+    // The servers inherit the limit.
+    process::allow_descriptors(most)?;
+    let tool = Tool::choose(CountSyscalls::WithBestTool).ok().flatten();
+
+    let mut cells = Vec::new();
+    for &connections in &options.connections {
+        for &size in &options.sizes {
+            for &depth in &options.depths {
+                cells.push(Cell { connections, size, depth, runs: [Vec::new(), Vec::new()] });
+            }
+        }
+    }
+    let total = options.rounds * cells.len() * 2;
+    let mut done = 0;
+    for round in 0..options.rounds {
+        for cell in &mut cells {
+            let order = if round % 2 == 0 { [0, 1] } else { [1, 0] };
+            for driver in order {
+                let name = &options.drivers[driver];
+                progress.clear();
+                progress.show(|| format!("run {} of {total}: {name} {}", done + 1, cell.name()));
+                // Calls per message hardly vary, so one round of counting is enough.
+                let count = tool.is_some() && round == 0;
+                let run = one_run(options, &server, name, cell, count)
+                    .context(|| format!("{name}, {}", cell.name()))?;
+                cell.runs[driver].push(run);
+                done += 1;
+            }
+        }
+    }
+    Ok(cells)
+}
+
+/// The echo example that cargo put beside this program.
+fn default_server() -> Result<PathBuf, Failure> {
+    let program = std::env::current_exe().context(|| "cannot find this program")?;
+    let server = program.parent().unwrap_or(Path::new(".")).join("examples").join("echo");
+    if server.is_file() {
+        return Ok(server);
+    }
+    let path = server.display();
+    Err(Failure::new(format!("{path} is missing: cargo build --release --examples")))
+}
+
+fn one_run(
+    options: &args::Matrix,
+    server: &Path,
+    driver: &str,
+    cell: &Cell,
+    count_syscalls: bool,
+) -> Result<Run, Failure> {
+    let server = Server::start(server, driver, options.server_cpu)?;
+    let syscalls = if count_syscalls { CountSyscalls::WithBestTool } else { CountSyscalls::No };
+    let echo = args::Echo {
+        subject: Subject {
+            target: Target::parse(&server.url).map_err(Failure::new)?,
+            pin: Some(options.load_cpu),
+            server_pid: Some(server.child.id()),
+        },
+        output: Output { json: None, quiet: true },
+        connections: cell.connections,
+        size: cell.size,
+        depth: cell.depth,
+        content: options.content,
+        duration: options.duration,
+        warmup: options.warmup,
+        verify: false,
+        syscalls,
+    };
+    let figures = echo::run(&echo, &mut Progress::new(true))?;
+    server.stop()?;
+    let used = figures.server.as_ref().ok_or_else(|| Failure::new("the server was not read"))?;
+    let messages = figures.counters.messages as f64;
+    let waited = used.waited.max(figures.load.waited).div_duration_f64(figures.elapsed);
+    Ok(Run {
+        messages_per_second: messages / figures.elapsed.as_secs_f64(),
+        cpu_ns_per_message: used.cpu.as_nanos() as f64 / messages,
+        p50_ns: figures.latency.value_at_quantile(0.5),
+        p99_ns: figures.latency.value_at_quantile(0.99),
+        syscalls_per_message: figures.syscalls.map(|syscalls| syscalls.per_message),
+        rss_bytes: used.rss,
+        saturated: is_saturated(figures.load, Some(used), figures.elapsed),
+        disturbed: waited > DISTURBED,
+    })
+}
+
+/// A server of our own. Dropped, it is killed.
+#[derive(Debug)]
+struct Server {
+    child: Child,
+    url: String,
+}
+
+impl Server {
+    fn start(program: &Path, driver: &str, cpu: usize) -> Result<Self, Failure> {
+        let mut child = Command::new("taskset")
+            .args(["-c", &cpu.to_string()])
+            .arg(program)
+            .args(["--listen", "127.0.0.1:0", "--driver", driver])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context(|| "cannot run taskset")?;
+        let stdout = child.stdout.take();
+        // From here on, the child is killed if anything goes wrong.
+        let mut server = Self { child, url: String::new() };
+        let (sender, receiver) = mpsc::channel();
+        std::thread::spawn(move || {
+            let Some(stdout) = stdout else { return };
+            let mut stdout = BufReader::new(stdout);
+            let mut line = String::new();
+            // Whatever goes wrong here shows as a line that is not the expected one.
+            let _ = stdout.read_line(&mut line);
+            let _ = sender.send(line);
+            // A server that says more must not block on a full pipe.
+            let _ = stdout.read_to_end(&mut Vec::new());
+        });
+        let line = receiver.recv_timeout(SERVER_PATIENCE).unwrap_or_default();
+        match line.trim_end().strip_prefix("listening on ") {
+            Some(url) => url.clone_into(&mut server.url),
+            None => {
+                let program = program.display();
+                return Err(Failure::new(format!("{program} does not say where it listens")));
+            }
+        }
+        Ok(server)
+    }
+
+    fn stop(mut self) -> Result<(), Failure> {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        if let Some(pid) = pid {
+            kill_process(pid, Signal::TERM).context(|| "cannot stop the server")?;
+        }
+        let deadline = Instant::now() + SERVER_PATIENCE;
+        while Instant::now() < deadline {
+            match self.child.try_wait().context(|| "cannot await the server")? {
+                Some(status) if status.success() => return Ok(()),
+                Some(status) => return Err(Failure::new(format!("the server ended: {status}"))),
+                None => std::thread::sleep(Duration::from_millis(5)),
+            }
+        }
+        Err(Failure::new("the server ignores SIGTERM"))
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // After a regular end, both do nothing.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Cell {
+    fn name(&self) -> String {
+        format!("{} connections, {} bytes, depth {}", self.connections, self.size, self.depth)
+    }
+
+    fn median_of(&self, driver: usize, figure: impl Fn(&Run) -> f64) -> f64 {
+        median(self.runs[driver].iter().map(figure).collect())
+    }
+
+    /// The second driver's figure over the first one's, round by round; the median of that.
+    fn median_ratio(&self, figure: impl Fn(&Run) -> f64) -> f64 {
+        let [first, second] = &self.runs;
+        median(first.iter().zip(second).map(|(a, b)| figure(b) / figure(a)).collect())
+    }
+
+    fn syscalls(&self, driver: usize) -> Option<f64> {
+        self.runs[driver].iter().find_map(|run| run.syscalls_per_message)
+    }
+
+    fn any(&self, mark: impl Fn(&Run) -> bool) -> bool {
+        self.runs.iter().flatten().any(mark)
+    }
+}
+
+/// The JSON of mode `matrix`: medians, ratios and every run.
+pub(crate) fn json(options: &args::Matrix, cells: &[Cell]) -> Value {
+    let drivers = &options.drivers;
+    let cells: Vec<Value> = cells
+        .iter()
+        .map(|cell| {
+            let driver = |driver: usize| {
+                json!({
+                    "name": drivers[driver],
+                    "messages_per_second": cell.median_of(driver, |run| run.messages_per_second),
+                    "cpu_ns_per_message": cell.median_of(driver, |run| run.cpu_ns_per_message),
+                    "p50_ns": cell.median_of(driver, |run| run.p50_ns as f64),
+                    "p99_ns": cell.median_of(driver, |run| run.p99_ns as f64),
+                    "syscalls_per_message": cell.syscalls(driver),
+                    "rss_bytes": cell.median_of(driver, |run| run.rss_bytes as f64),
+                    "runs": cell.runs[driver].iter().map(Run::json).collect::<Vec<_>>(),
+                })
+            };
+            json!({
+                "connections": cell.connections,
+                "size_bytes": cell.size,
+                "depth": cell.depth,
+                "drivers": [driver(0), driver(1)],
+                "throughput_ratio": cell.median_ratio(|run| run.messages_per_second),
+                "cpu_ratio": cell.median_ratio(|run| run.cpu_ns_per_message),
+                "p99_ratio": cell.median_ratio(|run| run.p99_ns as f64),
+            })
+        })
+        .collect();
+    json!({
+        "mode": "matrix",
+        "environment": environment(),
+        "content": options.content.name(),
+        "rounds": options.rounds,
+        "duration_seconds": options.duration.as_secs_f64(),
+        "warmup_seconds": options.warmup.as_secs_f64(),
+        "server_cpu": options.server_cpu,
+        "load_cpu": options.load_cpu,
+        "ratio": format!("{}/{}", drivers[1], drivers[0]),
+        "cells": cells,
+    })
+}
+
+impl Run {
+    fn json(&self) -> Value {
+        json!({
+            "messages_per_second": self.messages_per_second,
+            "cpu_ns_per_message": self.cpu_ns_per_message,
+            "p50_ns": self.p50_ns,
+            "p99_ns": self.p99_ns,
+            "syscalls_per_message": self.syscalls_per_message,
+            "rss_bytes": self.rss_bytes,
+            "load_generator_saturated": self.saturated,
+            "disturbed": self.disturbed,
+        })
+    }
+}
+
+/// The table of mode `matrix`: Markdown that is aligned for reading as text, too.
+pub(crate) fn markdown(options: &args::Matrix, cells: &[Cell]) -> String {
+    let [first, second] = &options.drivers;
+    let mut rows = vec![["connections", "bytes", "depth"].map(str::to_owned).to_vec()];
+    for figure in ["msg/s", "ns/msg", "p99 us", "calls/msg"] {
+        rows[0].push(format!("{first} {figure}"));
+        rows[0].push(format!("{second} {figure}"));
+        if figure != "calls/msg" {
+            rows[0].push("ratio".to_owned());
+        }
+    }
+    rows[0].push("marks".to_owned());
+    for cell in cells {
+        let mut row = [cell.connections, cell.size, cell.depth].map(|n| n.to_string()).to_vec();
+        let mut compare = |figure: &dyn Fn(&Run) -> f64, decimals| {
+            row.push(grouped(cell.median_of(0, figure), decimals));
+            row.push(grouped(cell.median_of(1, figure), decimals));
+            row.push(format!("{:.3}", cell.median_ratio(figure)));
+        };
+        compare(&|run| run.messages_per_second, 0);
+        compare(&|run| run.cpu_ns_per_message, 0);
+        compare(&|run| run.p99_ns as f64 / 1e3, 1);
+        for driver in 0..2 {
+            row.push(cell.syscalls(driver).map_or("-".to_owned(), |calls| format!("{calls:.3}")));
+        }
+        let marks = [(cell.any(|run| run.saturated), "*"), (cell.any(|run| run.disturbed), "~")];
+        row.push(marks.iter().filter(|(set, _)| *set).map(|(_, mark)| *mark).collect());
+        rows.push(row);
+    }
+    let mut text = format!(
+        "Medians of {} rounds of {} s; ratio: {second}/{first}, paired by round. \
+         `*` load generator saturated, `~` waited for a CPU.\n\n",
+        options.rounds,
+        options.duration.as_secs_f64()
+    );
+    text.push_str(&aligned(&rows));
+    text
+}
+
+/// What the file of `--markdown` says above the table.
+pub(crate) fn heading() -> String {
+    let environment = environment();
+    let words = |name: &str| match &environment[name] {
+        Value::String(text) => text.clone(),
+        Value::Array(words) => words.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" "),
+        _ => "unknown".to_owned(),
+    };
+    format!(
+        "# Echo matrix\n\n{}; commit {}; kernel {}; {}.\nCommand: `{}`\n\n",
+        words("time"),
+        words("commit"),
+        words("kernel"),
+        words("cpu"),
+        words("command"),
+    )
+}
+
+/// A Markdown table with columns of even width, numbers to the right.
+fn aligned(rows: &[Vec<String>]) -> String {
+    let columns = rows.first().map_or(0, Vec::len);
+    let width = |column: usize| {
+        rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0).max(2)
+    };
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let mut text = String::new();
+    for (number, row) in rows.iter().enumerate() {
+        for (word, &width) in row.iter().zip(&widths) {
+            text.push_str(&format!("| {word:>width$} "));
+        }
+        text.push_str("|\n");
+        if number == 0 {
+            for width in &widths {
+                text.push_str(&format!("| {}: ", "-".repeat(width - 1)));
+            }
+            text.push_str("|\n");
+        }
+    }
+    text
+}
+
+/// The middle value; of two, their mean.
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    match values.len() {
+        0 => f64::NAN,
+        len if len % 2 == 1 => values[len / 2],
+        len => f64::midpoint(values[len / 2 - 1], values[len / 2]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(messages_per_second: f64) -> Run {
+        Run {
+            messages_per_second,
+            cpu_ns_per_message: 1e9 / messages_per_second,
+            p50_ns: 10,
+            p99_ns: 2_000,
+            syscalls_per_message: None,
+            rss_bytes: 1,
+            saturated: false,
+            disturbed: messages_per_second < 150.0,
+        }
+    }
+
+    #[test]
+    fn ratios_are_paired_by_round() {
+        let first = vec![run(100.0), run(200.0), run(400.0)];
+        let second = vec![run(110.0), run(210.0), run(800.0)];
+        let cell = Cell { connections: 1, size: 2, depth: 3, runs: [first, second] };
+        assert_eq!(cell.median_of(0, |run| run.messages_per_second), 200.0);
+        // 1.1, 1.05 and 2.0.
+        assert!((cell.median_ratio(|run| run.messages_per_second) - 1.1).abs() < 1e-9);
+        assert!(cell.any(|run| run.disturbed) && !cell.any(|run| run.saturated));
+    }
+
+    #[test]
+    fn medians_of_even_and_odd_counts() {
+        assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), 2.5);
+        assert!(median(Vec::new()).is_nan());
+    }
+
+    #[test]
+    fn tables_are_markdown_with_even_columns() {
+        let rows = [vec!["a".to_owned(), "long".to_owned()], vec!["123".to_owned(), String::new()]];
+        let expected = "|   a | long |\n| --: | ---: |\n| 123 |      |\n";
+        assert_eq!(aligned(&rows), expected);
+    }
+
+    #[test]
+    fn a_server_that_does_not_listen_is_a_failure() {
+        let error = Server::start(Path::new("/bin/echo"), "epoll", 0).unwrap_err();
+        assert!(error.to_string().contains("does not say where it listens"), "{error}");
+    }
+}

@@ -1,0 +1,454 @@
+//! Figures in, an aligned table for people and JSON for programs out.
+//!
+//! Every number in the table is in the JSON as well, unrounded and with its unit in its name.
+
+use std::fmt::Write as _;
+use std::fs::{self, File, OpenOptions};
+use std::io::Write as _;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use hdrhistogram::Histogram;
+use serde_json::{Map, Value, json};
+
+use crate::args;
+use crate::connect;
+use crate::echo::{self, Load, is_saturated};
+use crate::failure::{Context, Failure};
+use crate::idle;
+use crate::process::{Used, allowed_cpus};
+
+/// The file for the JSON, opened before the run so that a wrong path does not cost one.
+#[derive(Debug)]
+pub(crate) struct JsonFile {
+    file: File,
+    name: String,
+}
+
+impl JsonFile {
+    /// Opens or creates the file; what it holds stays until [`JsonFile::write`].
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be written.
+    pub(crate) fn open(path: &Path) -> Result<Self, Failure> {
+        let name = path.display().to_string();
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)
+            .context(|| format!("cannot write {name}"))?;
+        Ok(Self { file, name })
+    }
+
+    /// Replaces the content.
+    ///
+    /// # Errors
+    ///
+    /// The file system refused, for want of space perhaps.
+    pub(crate) fn write(mut self, value: &Value) -> Result<(), Failure> {
+        let text = format!("{value:#}\n");
+        // Devices and pipes have no length to cut.
+        let is_file = self.file.metadata().is_ok_and(|metadata| metadata.is_file());
+        let cut = if is_file { self.file.set_len(0) } else { Ok(()) };
+        cut.and_then(|()| self.file.write_all(text.as_bytes()))
+            .and_then(|()| self.file.flush())
+            .context(|| format!("cannot write {}", self.name))
+    }
+}
+
+/// Where and when: command line, commit, kernel, CPU, time.
+pub(crate) fn environment() -> Value {
+    let command: Vec<String> =
+        std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").ok();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    json!({
+        "command": command,
+        "commit": git(&["rev-parse", "HEAD"]),
+        "uncommitted_changes": git(&["status", "--porcelain"]).map(|changes| !changes.is_empty()),
+        "loadtest": env!("CARGO_PKG_VERSION"),
+        "kernel": kernel.as_deref().map(str::trim),
+        "cpu": cpu_model(),
+        "cpus": std::thread::available_parallelism().map(usize::from).ok(),
+        "time": timestamp(now.as_secs()),
+    })
+}
+
+/// The JSON of mode `echo`.
+pub(crate) fn echo_json(options: &args::Echo, figures: &echo::Figures) -> Value {
+    let seconds = figures.elapsed.as_secs_f64();
+    let counters = &figures.counters;
+    let messages = counters.messages as f64;
+    let saturated = is_saturated(figures.load, figures.server.as_ref(), figures.elapsed);
+    let mut load = load_json(figures.load, figures.elapsed);
+    load.insert("reads".to_owned(), json!(counters.reads));
+    load.insert("writes".to_owned(), json!(counters.writes));
+    load.insert("waits".to_owned(), json!(counters.waits));
+    json!({
+        "mode": "echo",
+        "environment": environment(),
+        "connections": options.connections,
+        "size_bytes": options.size,
+        "depth": options.depth,
+        "content": options.content.name(),
+        "verify": options.verify,
+        "warmup_seconds": options.warmup.as_secs_f64(),
+        "elapsed_seconds": seconds,
+        "errors": 0,
+        "messages": counters.messages,
+        "messages_per_second": messages / seconds,
+        "sent_mb_per_second": counters.bytes_sent as f64 / 1e6 / seconds,
+        "received_mb_per_second": counters.bytes_received as f64 / 1e6 / seconds,
+        "latency_ns": latency_json(&figures.latency),
+        "load_generator_saturated": saturated,
+        "load_generator": load,
+        "server": figures.server.as_ref().map(|used| {
+            let mut server = server_json(used, figures.elapsed, options.subject.server_pid);
+            server.insert("cpu_ns_per_message".to_owned(), json!(per(used.cpu, messages)));
+            server
+        }),
+        "server_syscalls": figures.syscalls.as_ref().map(|syscalls| json!({
+            "tool": syscalls.tool.name(),
+            "calls": syscalls.calls,
+            "per_message": syscalls.per_message,
+        })),
+    })
+}
+
+/// The JSON of mode `connect`.
+pub(crate) fn connect_json(options: &args::Connect, figures: &connect::Figures) -> Value {
+    let seconds = figures.elapsed.as_secs_f64();
+    let handshakes = figures.handshakes as f64;
+    json!({
+        "mode": "connect",
+        "environment": environment(),
+        "concurrency": options.concurrency,
+        "abrupt": options.abrupt,
+        "warmup_seconds": options.warmup.as_secs_f64(),
+        "elapsed_seconds": seconds,
+        "errors": 0,
+        "handshakes": figures.handshakes,
+        "handshakes_per_second": handshakes / seconds,
+        "latency_ns": latency_json(&figures.latency),
+        "load_generator_saturated":
+            is_saturated(figures.load, figures.server.as_ref(), figures.elapsed),
+        "load_generator": load_json(figures.load, figures.elapsed),
+        "server": figures.server.as_ref().map(|used| {
+            let mut server = server_json(used, figures.elapsed, options.subject.server_pid);
+            server.insert("cpu_ns_per_handshake".to_owned(), json!(per(used.cpu, handshakes)));
+            server
+        }),
+    })
+}
+
+/// The JSON of mode `idle`.
+pub(crate) fn idle_json(options: &args::Idle, figures: &idle::Figures) -> Value {
+    let per_connection =
+        |open: u64, before: u64| (open as f64 - before as f64) / options.connections as f64;
+    json!({
+        "mode": "idle",
+        "environment": environment(),
+        "connections": options.connections,
+        "echo_bytes": options.echo,
+        "hold_seconds": options.hold.as_secs_f64(),
+        "errors": 0,
+        "rss_before_bytes": figures.before.rss,
+        "rss_open_bytes": figures.open.rss,
+        "rss_after_bytes": figures.after.rss,
+        "pss_before_bytes": figures.before.pss,
+        "pss_open_bytes": figures.open.pss,
+        "pss_after_bytes": figures.after.pss,
+        "rss_per_connection_bytes": per_connection(figures.open.rss, figures.before.rss),
+        "pss_per_connection_bytes": per_connection(figures.open.pss, figures.before.pss),
+    })
+}
+
+/// The table of mode `echo`.
+pub(crate) fn echo_table(options: &args::Echo, figures: &echo::Figures) -> String {
+    let seconds = figures.elapsed.as_secs_f64();
+    let counters = &figures.counters;
+    let messages = counters.messages as f64;
+    let mut table = Table::titled(format!(
+        "echo: {} connections, {} bytes of {}, {} in flight each, {seconds:.2} s",
+        options.connections,
+        options.size,
+        options.content.name(),
+        options.depth
+    ));
+    table.row("messages", grouped(counters.messages as f64, 0), "");
+    table.row("throughput", grouped(messages / seconds, 0), "messages/s");
+    table.row("sent", grouped(counters.bytes_sent as f64 / 1e6 / seconds, 2), "MB/s");
+    table.row("received", grouped(counters.bytes_received as f64 / 1e6 / seconds, 2), "MB/s");
+    table.latency("round trip", &figures.latency);
+    if let Some(used) = &figures.server {
+        table.row("server CPU", grouped(per(used.cpu, messages), 0), "ns/message");
+        table.server(used, figures.elapsed, options.subject.server_pid);
+    }
+    if let Some(syscalls) = &figures.syscalls {
+        let unit = format!("per message ({})", syscalls.tool.name());
+        table.row("server system calls", format!("{:.3}", syscalls.per_message), unit);
+    }
+    table.load(figures.load, figures.elapsed);
+    table.text
+}
+
+/// The table of mode `connect`.
+pub(crate) fn connect_table(options: &args::Connect, figures: &connect::Figures) -> String {
+    let handshakes = figures.handshakes as f64;
+    let seconds = figures.elapsed.as_secs_f64();
+    let end = if options.abrupt { "reset" } else { "close handshake" };
+    let mut table = Table::titled(format!(
+        "connect: {} at a time, ended by {end}, {seconds:.2} s",
+        options.concurrency
+    ));
+    table.row("opening handshakes", grouped(handshakes, 0), "");
+    table.row("throughput", grouped(handshakes / seconds, 0), "handshakes/s");
+    table.latency("handshake", &figures.latency);
+    if let Some(used) = &figures.server {
+        table.row("server CPU", grouped(per(used.cpu, handshakes), 0), "ns/handshake");
+        table.server(used, figures.elapsed, options.subject.server_pid);
+    }
+    table.load(figures.load, figures.elapsed);
+    table.text
+}
+
+/// The table of mode `idle`.
+pub(crate) fn idle_table(options: &args::Idle, figures: &idle::Figures) -> String {
+    let echo =
+        options.echo.map_or("no echo".to_owned(), |size| format!("one echo of {size} bytes"));
+    let mut table =
+        Table::titled(format!("idle: {} connections, {echo} each", options.connections));
+    let kib = |bytes: u64| grouped(bytes as f64 / 1024.0, 0);
+    let connections = options.connections as f64;
+    for (name, before, open, after) in [
+        ("RSS", figures.before.rss, figures.open.rss, figures.after.rss),
+        ("PSS", figures.before.pss, figures.open.pss, figures.after.pss),
+    ] {
+        table.row(format!("server {name} before"), kib(before), "KiB");
+        table.row(format!("server {name} open"), kib(open), "KiB");
+        table.row(format!("server {name} after"), kib(after), "KiB");
+        let growth = (open as f64 - before as f64) / connections;
+        table.row(format!("{name} growth"), grouped(growth, 0), "bytes/connection");
+    }
+    table.text
+}
+
+/// The warning that marks figures which tell more about the load generator than about the server.
+pub(crate) fn saturation_warning(
+    load: Load,
+    server: Option<&Used>,
+    elapsed: Duration,
+) -> Option<String> {
+    is_saturated(load, server, elapsed).then(|| {
+        let server = match server {
+            Some(used) => format!("the server's busiest thread {}", percent(used.busiest, elapsed)),
+            None => "what the server used is unknown without --server-pid".to_owned(),
+        };
+        let own = percent(load.cpu, elapsed);
+        format!("load generator saturated: it used {own} of its core, {server}")
+    })
+}
+
+/// Lines of label, number and unit; numbers are aligned to the right.
+struct Table {
+    text: String,
+}
+
+impl Table {
+    fn titled(title: String) -> Self {
+        Self { text: title + "\n" }
+    }
+
+    fn row(&mut self, label: impl AsRef<str>, number: impl AsRef<str>, unit: impl AsRef<str>) {
+        let (label, number, unit) = (label.as_ref(), number.as_ref(), unit.as_ref());
+        let line = format!("  {label:<24}{number:>16}  {unit}");
+        self.text.push_str(line.trim_end());
+        self.text.push('\n');
+    }
+
+    fn latency(&mut self, what: &str, latency: &Histogram<u64>) {
+        for (name, ns) in percentiles(latency) {
+            self.row(format!("{what} {name}"), grouped(ns as f64 / 1e3, 1), "us");
+        }
+    }
+
+    fn server(&mut self, used: &Used, elapsed: Duration, pid: Option<u32>) {
+        let cpus = allowed_cpus(pid).unwrap_or_default();
+        let unit = format!("of a core, CPUs {cpus}, {} thread(s)", used.threads);
+        self.row("server CPU share", percent(used.cpu, elapsed), unit);
+        self.row("server waited for CPU", percent(used.waited, elapsed), "of the window");
+        self.row("server memory", grouped(used.rss as f64 / 1024.0, 0), "KiB RSS");
+        let switches = format!("voluntary, {} involuntary", grouped(used.involuntary as f64, 0));
+        self.row("server switches", grouped(used.voluntary as f64, 0), switches);
+    }
+
+    fn load(&mut self, load: Load, elapsed: Duration) {
+        let cpus = allowed_cpus(None).unwrap_or_default();
+        let unit = format!("of a core, CPUs {cpus}");
+        self.row("load generator CPU", percent(load.cpu, elapsed), unit);
+        self.row("load waited for CPU", percent(load.waited, elapsed), "of the window");
+    }
+}
+
+fn load_json(load: Load, elapsed: Duration) -> Map<String, Value> {
+    object([
+        ("cpu_share", json!(load.cpu.div_duration_f64(elapsed))),
+        ("waited_share", json!(load.waited.div_duration_f64(elapsed))),
+        ("cpus", json!(allowed_cpus(None))),
+    ])
+}
+
+fn server_json(used: &Used, elapsed: Duration, pid: Option<u32>) -> Map<String, Value> {
+    object([
+        ("pid", json!(pid)),
+        ("threads", json!(used.threads)),
+        ("cpu_share", json!(used.cpu.div_duration_f64(elapsed))),
+        ("busiest_thread_share", json!(used.busiest.div_duration_f64(elapsed))),
+        ("waited_share", json!(used.waited.div_duration_f64(elapsed))),
+        ("rss_bytes", json!(used.rss)),
+        ("voluntary_switches", json!(used.voluntary)),
+        ("involuntary_switches", json!(used.involuntary)),
+        ("cpus", json!(allowed_cpus(pid))),
+    ])
+}
+
+fn object<const N: usize>(members: [(&str, Value); N]) -> Map<String, Value> {
+    members.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+fn latency_json(latency: &Histogram<u64>) -> Value {
+    let mut members = object([("count", json!(latency.len())), ("mean", json!(latency.mean()))]);
+    for (name, ns) in percentiles(latency) {
+        members.insert(name.to_owned(), json!(ns));
+    }
+    Value::Object(members)
+}
+
+fn percentiles(latency: &Histogram<u64>) -> [(&'static str, u64); 5] {
+    [
+        ("p50", latency.value_at_quantile(0.5)),
+        ("p90", latency.value_at_quantile(0.9)),
+        ("p99", latency.value_at_quantile(0.99)),
+        ("p99.9", latency.value_at_quantile(0.999)),
+        ("max", latency.max()),
+    ]
+}
+
+fn per(time: Duration, count: f64) -> f64 {
+    time.as_nanos() as f64 / count
+}
+
+fn percent(part: Duration, whole: Duration) -> String {
+    format!("{:.1} %", part.div_duration_f64(whole) * 100.0)
+}
+
+/// A number with commas between groups of three digits.
+pub(crate) fn grouped(number: f64, decimals: usize) -> String {
+    let plain = format!("{number:.decimals$}");
+    let (whole, fraction) = plain.split_once('.').unwrap_or((&plain, ""));
+    let (sign, digits) = whole.strip_prefix('-').map_or(("", whole), |digits| ("-", digits));
+    let mut text = sign.to_owned();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    if !fraction.is_empty() {
+        // Writing to a String cannot fail.
+        let _ = write!(text, ".{fraction}");
+    }
+    text
+}
+
+fn git(arguments: &[&str]) -> Option<String> {
+    let output = Command::new("git").args(arguments).output().ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    output.status.success().then(|| text.trim().to_owned())
+}
+
+fn cpu_model() -> Option<String> {
+    let text = fs::read_to_string("/proc/cpuinfo").ok()?;
+    let line = text.lines().find(|line| line.starts_with("model name"))?;
+    Some(line.split_once(':')?.1.trim().to_owned())
+}
+
+/// ISO 8601 in UTC.
+fn timestamp(unix_seconds: u64) -> String {
+    let (days, second_of_day) = (unix_seconds / 86_400, unix_seconds % 86_400);
+    // Days are counted from 1 March of year 0, so that the leap day comes last in its year.
+    let days = days + 719_468;
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    let year = era * 400 + year_of_era + u64::from(month <= 2);
+    let (hour, minute, second) =
+        (second_of_day / 3600, second_of_day / 60 % 60, second_of_day % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::latency_histogram;
+
+    #[test]
+    fn percentiles_are_those_of_the_values() {
+        let mut latency = latency_histogram().unwrap();
+        for microseconds in 1..=1000 {
+            latency.saturating_record(microseconds * 1000);
+        }
+        let json = latency_json(&latency);
+        let close = |name: &str, expected: f64| {
+            let got = json[name].as_f64().unwrap();
+            assert!((got / expected - 1.0).abs() < 0.002, "{name}: {got}");
+        };
+        close("p50", 500_000.0);
+        close("p90", 900_000.0);
+        close("p99", 990_000.0);
+        close("p99.9", 999_000.0);
+        close("max", 1_000_000.0);
+        close("mean", 500_500.0);
+        assert_eq!(json["count"], 1000);
+    }
+
+    #[test]
+    fn tables_are_aligned() {
+        let mut table = Table::titled("title".to_owned());
+        table.row("a", "1", "unit");
+        table.row("longer", grouped(1_234_567.0, 1), "");
+        let lines: Vec<&str> = table.text.lines().collect();
+        assert_eq!(lines[0], "title");
+        assert_eq!(lines[1].find('1').unwrap() + 1, lines[2].len());
+        assert!(lines[1].ends_with("  unit"));
+    }
+
+    #[test]
+    fn numbers_are_grouped() {
+        assert_eq!(grouped(0.0, 0), "0");
+        assert_eq!(grouped(999.0, 0), "999");
+        assert_eq!(grouped(1000.0, 0), "1,000");
+        assert_eq!(grouped(-1_234_567.891, 2), "-1,234,567.89");
+    }
+
+    #[test]
+    fn timestamps_follow_the_calendar() {
+        assert_eq!(timestamp(0), "1970-01-01T00:00:00Z");
+        assert_eq!(timestamp(951_827_696), "2000-02-29T12:34:56Z");
+        assert_eq!(timestamp(1_735_689_599), "2024-12-31T23:59:59Z");
+    }
+
+    #[test]
+    fn the_environment_names_kernel_and_command() {
+        let environment = environment();
+        assert!(environment["kernel"].as_str().is_some_and(|kernel| !kernel.is_empty()));
+        assert!(environment["command"].as_array().is_some_and(|words| !words.is_empty()));
+    }
+}
