@@ -156,19 +156,25 @@ class EchoConnection:
             raise ServerError(f"unexpected length byte {second:#04x}")
         return first & 0x0F, self._take(second)
 
+    def send_frame(self, opcode, payload):
+        """Sends one masked frame shorter than 126 bytes."""
+        masking_key = os.urandom(4)
+        masked = bytes(byte ^ masking_key[i % 4] for i, byte in enumerate(payload))
+        head = struct.pack("!BB", 0x80 | opcode, 0x80 | len(payload))
+        self.socket.sendall(head + masking_key + masked)
+
     def expect_echo(self, text):
         """Sends `text` (shorter than 126 bytes) and raises unless the same text comes back."""
         payload = text.encode()
-        masking_key = os.urandom(4)
-        masked = bytes(byte ^ masking_key[i % 4] for i, byte in enumerate(payload))
-        self.socket.sendall(struct.pack("!BB", 0x81, 0x80 | len(payload)) + masking_key + masked)
+        self.send_frame(1, payload)
         frame = self.read_frame()
         if frame != (1, payload):
             raise ServerError(f"sent {text!r}, got {frame!r}")
 
     def read_close(self):
-        """Returns the close code of the next Close frame, None if that is empty."""
+        """Answers the next Close frame and returns its code, None if that is empty."""
         while True:
             opcode, payload = self.read_frame()
             if opcode == 8:
+                self.send_frame(8, payload[:2])
                 return struct.unpack("!H", payload[:2])[0] if payload else None
