@@ -1,0 +1,741 @@
+//! One side of a WebSocket connection (RFC 6455 5 to 8), without I/O.
+//!
+//! Comes in: received bytes, lent; commands of the application. Goes out: events that borrow those
+//! bytes; frames, appended to a buffer of the caller. This never waits, never reads a clock, and
+//! holds no heap memory unless a message or frame has arrived in part.
+//!
+//! ```text
+//!  receive(input) --+--> a small masked message, whole: unmask, check, hand out (the usual case)
+//!                   |
+//!                   +--> Header ---> Payload ---> event, or on to the next header
+//!                          ^  14 bytes  |  in place if the frame is whole and no message is open,
+//!                          |  at most   |  else appended to the message (assembly.rs)
+//!                          +------------+
+//! ```
+
+use std::fmt;
+
+use super::close::{CloseCode, CloseFrame, MAX_CONTROL_PAYLOAD};
+use super::error::{ControlError, NotOpen, ProtocolError};
+use super::frame::{FirstByte, FrameHeader, MAX_HEADER_LEN, Opcode, SecondByte, encode_header};
+use super::limits::Limits;
+use super::message::{
+    Assembled, Assembly, BufferPool, CompleteText, InvalidUtf8, Message, ReceivedBytes,
+    ReceivedText,
+};
+use super::state::Lifecycle;
+pub use super::state::State;
+
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod tests;
+
+/// Something that the peer sent, whole and checked.
+///
+/// What lies in place borrows the input only, never the endpoint. Give every event to
+/// [`Event::recycle`] after use; dropping it is correct too and only costs an allocation later.
+#[derive(Debug)]
+pub enum Event<'b> {
+    /// A text message.
+    Text(ReceivedText<'b>),
+    /// A binary message.
+    Binary(ReceivedBytes<'b>),
+    /// A ping, at most 125 bytes. Answer with [`Endpoint::pong`]; of several pings, answering the
+    /// latest is enough (RFC 6455 5.5.3).
+    Ping(ReceivedBytes<'b>),
+    /// A pong, asked for or not, at most 125 bytes.
+    Pong(ReceivedBytes<'b>),
+    /// The peer's Close, `None` if its body was empty. Answer with [`Endpoint::reply_close`].
+    /// Nothing follows.
+    Close(Option<(CloseCode, ReceivedText<'b>)>),
+}
+
+impl Event<'_> {
+    /// Gives the memory of an assembled event back; nothing to do for one that lies in place.
+    pub fn recycle(self, pool: &mut BufferPool) {
+        match self {
+            Self::Text(text) | Self::Close(Some((_, text))) => text.recycle(pool),
+            Self::Binary(bytes) | Self::Ping(bytes) | Self::Pong(bytes) => bytes.recycle(pool),
+            Self::Close(None) => {}
+        }
+    }
+}
+
+/// One side of a connection whose opening handshake is done. At most 128 bytes.
+///
+/// # Order of calls
+///
+/// 1. [`Endpoint::server`] or [`Endpoint::client`].
+/// 2. Whenever bytes were received: [`receive`](Endpoint::receive), again and again until it gives
+///    `None` or an error. Between two calls any command may be used.
+/// 3. Commands, in any order: [`send`](Endpoint::send), [`ping`](Endpoint::ping),
+///    [`pong`](Endpoint::pong), [`close`](Endpoint::close). Each appends whole frames to `out`;
+///    send `out` whenever it suits.
+/// 4. After [`Event::Close`]: [`reply_close`](Endpoint::reply_close). After an error:
+///    [`fail`](Endpoint::fail) with it. In both cases send `out`; a server then ends the TCP
+///    connection (RFC 6455 7.1.1).
+/// 5. When the connection is gone: [`release`](Endpoint::release).
+///
+/// ```
+/// use wirelane::protocol::{BufferPool, Endpoint, Event, Limits, Message, ProtocolError};
+///
+/// /// Answers everything in `received` like an echo server; true when the connection is over.
+/// fn echo(
+///     endpoint: &mut Endpoint,
+///     mut received: &mut [u8],
+///     pool: &mut BufferPool,
+///     out: &mut Vec<u8>,
+/// ) -> bool {
+///     loop {
+///         match endpoint.receive(&mut received, pool) {
+///             Ok(Some(event)) => {
+///                 match &event {
+///                     // An error value says that a Close went out already: nothing to do.
+///                     Event::Text(text) => {
+///                         let _ = endpoint.send(Message::Text(text.as_str()), out);
+///                     }
+///                     Event::Binary(bytes) => {
+///                         let _ = endpoint.send(Message::Binary(bytes.as_slice()), out);
+///                     }
+///                     Event::Ping(bytes) => {
+///                         let _ = endpoint.pong(bytes.as_slice(), out);
+///                     }
+///                     Event::Pong(_) => {}
+///                     Event::Close(_) => {
+///                         endpoint.reply_close(out);
+///                     }
+///                 }
+///                 event.recycle(pool);
+///             }
+///             Ok(None) => return !endpoint.is_open(),
+///             Err(error) => {
+///                 endpoint.fail(error, out);
+///                 return true;
+///             }
+///         }
+///     }
+/// }
+///
+/// let mut endpoint = Endpoint::server(Limits::new());
+/// let mut pool = BufferPool::new(4 * 1024 * 1024);
+/// let mut out = Vec::new();
+///
+/// // RFC 6455 5.7: "Hello", masked; then a Close with code 1000.
+/// let mut received = *b"\x81\x85\x37\xfa\x21\x3d\x7f\x9f\x4d\x51\x58\x88\x82\0\0\0\0\x03\xe8";
+/// assert!(echo(&mut endpoint, &mut received, &mut pool, &mut out));
+/// assert_eq!(out, b"\x81\x05Hello\x88\x02\x03\xe8");
+///
+/// // A frame that is not masked is refused with 1002.
+/// let mut endpoint = Endpoint::server(Limits::new());
+/// out.clear();
+/// assert!(echo(&mut endpoint, &mut *b"\x81\x05Hello".to_vec(), &mut pool, &mut out));
+/// assert_eq!(out, b"\x88\x12\x03\xeaframe not masked");
+/// assert_eq!(ProtocolError::UnmaskedFrame.close_code().get(), 1002);
+/// ```
+pub struct Endpoint {
+    role: Role,
+    lifecycle: Lifecycle,
+    /// True while the usual case of [`Endpoint::receive`] may be tried: see
+    /// [`Endpoint::is_between_messages`], which it repeats for the sake of one branch.
+    between_messages: bool,
+    /// True while a fragmented message is being sent.
+    sending_fragments: bool,
+    max_frame: u32,
+    max_message: u32,
+    max_fragments: u32,
+    /// Frames of the message in progress.
+    fragments: u32,
+    reading: Reading,
+    /// The message in progress: fragments are missing, or the rest of a frame.
+    message: Option<Assembly>,
+    /// The control frame in progress, as long as it was announced (125 bytes at most).
+    control: Box<[u8]>,
+}
+
+enum Role {
+    Server,
+    Client(Box<dyn FnMut() -> [u8; 4] + Send>),
+}
+
+/// What the next received byte is.
+enum Reading {
+    /// A byte of a header, of which `bytes[..len]` came before.
+    Header { bytes: [u8; MAX_HEADER_LEN], len: u8 },
+    /// A byte of this frame's payload.
+    Payload(Frame),
+    /// Of no interest: the peer closed, or broke a rule, or is gone.
+    Nothing,
+}
+
+impl Reading {
+    const NEXT_FRAME: Self = Self::Header { bytes: [0; MAX_HEADER_LEN], len: 0 };
+}
+
+/// A frame whose header was accepted. Invariant: `received <= payload_len`.
+#[derive(Clone, Copy)]
+struct Frame {
+    fin: bool,
+    opcode: Opcode,
+    masking_key: Option<[u8; 4]>,
+    payload_len: u32,
+    received: u32,
+}
+
+impl Frame {
+    fn remaining(&self) -> usize {
+        (self.payload_len - self.received) as usize
+    }
+
+    /// The masking key and where the next piece begins, for the kernels.
+    fn mask(&self) -> Option<([u8; 4], usize)> {
+        self.masking_key.map(|key| (key, self.received as usize))
+    }
+}
+
+/// What a piece of payload led to.
+enum Progress<'b> {
+    Event(Event<'b>),
+    /// The frame is complete, its message is not.
+    Fragment,
+    /// The input is used up inside the frame.
+    Incomplete,
+}
+
+impl Endpoint {
+    /// The server's side: expects masked frames, sends unmasked ones (RFC 6455 5.1).
+    pub fn server(limits: Limits) -> Self {
+        Self::new(Role::Server, limits)
+    }
+
+    /// The client's side: expects unmasked frames, sends masked ones. `masking_keys` is asked for
+    /// a fresh key per frame, which must not be predictable (RFC 6455 5.3, 10.3).
+    pub fn client(limits: Limits, masking_keys: Box<dyn FnMut() -> [u8; 4] + Send>) -> Self {
+        Self::new(Role::Client(masking_keys), limits)
+    }
+
+    fn new(role: Role, limits: Limits) -> Self {
+        let mut endpoint = Self {
+            role,
+            lifecycle: Lifecycle::new(),
+            between_messages: false,
+            sending_fragments: false,
+            max_frame: limits.frame(),
+            max_message: limits.message(),
+            max_fragments: limits.fragments(),
+            fragments: 0,
+            reading: Reading::NEXT_FRAME,
+            message: None,
+            control: Box::default(),
+        };
+        endpoint.between_messages = endpoint.is_between_messages();
+        endpoint
+    }
+
+    /// Where the close handshake stands.
+    pub fn state(&self) -> State {
+        self.lifecycle.state()
+    }
+
+    /// True in [`State::Open`]: messages may be sent and will be delivered.
+    #[inline]
+    pub fn is_open(&self) -> bool {
+        self.lifecycle.is_open()
+    }
+
+    /// Capacity that is held for an unfinished message or frame, in bytes. Zero while idle; at
+    /// most twice the bytes received plus 64 KiB, unless a larger buffer came from the pool.
+    pub fn buffered(&self) -> usize {
+        self.message.as_ref().map_or(0, Assembly::capacity) + self.control.len()
+    }
+
+    /// Takes bytes from the front of `input` and gives the next event, or `None` when all of it
+    /// was used up. Call it until then: the same input may hold many frames.
+    ///
+    /// A frame that is whole in `input` is unmasked there and handed out as a slice of it, without
+    /// a copy or an allocation. What is not whole is copied to a buffer from `pool`, text checked
+    /// as far as it goes. After the peer's Close and after an error all input is swallowed; after
+    /// our own Close messages are checked, but only the peer's Close is handed out.
+    ///
+    /// # Errors
+    ///
+    /// The first rule that the peer broke, once, as soon as the offending byte is there and
+    /// independently of how the bytes were cut. Pass it to [`Endpoint::fail`].
+    #[inline]
+    pub fn receive<'b>(
+        &mut self,
+        input: &mut &'b mut [u8],
+        pool: &mut BufferPool,
+    ) -> Result<Option<Event<'b>>, ProtocolError> {
+        debug_assert_eq!(self.between_messages, self.is_between_messages());
+        // The usual case, with as few branches as it takes: FIN, Text or Binary, masked, at most
+        // 125 bytes, whole. Everything else, every error included, goes the long way.
+        if self.between_messages
+            && let [first @ (0x81 | 0x82), second @ 0x80..=0xFD, k0, k1, k2, k3, ..] = **input
+        {
+            let payload_len = second & 0x7F;
+            if u32::from(payload_len) <= self.max_frame
+                && let Some(frame) = input.split_off_mut(..6 + usize::from(payload_len))
+            {
+                let payload = &mut frame[6..];
+                let key = [k0, k1, k2, k3];
+                if first == 0x82 {
+                    crate::simd::unmask(payload, key, 0);
+                    return Ok(Some(Event::Binary(ReceivedBytes::InPlace(payload))));
+                }
+                return match crate::simd::unmask_text(payload, key) {
+                    Ok(text) => Ok(Some(Event::Text(ReceivedText::InPlace(text)))),
+                    Err(InvalidUtf8) => self.refuse(ProtocolError::InvalidUtf8, input, pool),
+                };
+            }
+        }
+        self.receive_any(input, pool)
+    }
+
+    /// Appends `message` as one frame, masked if this is a client. Amortised, no allocation.
+    ///
+    /// # Errors
+    ///
+    /// [`NotOpen`], with nothing written, if the state is not [`State::Open`] or a fragmented
+    /// message of ours is unfinished.
+    #[inline]
+    pub fn send(&mut self, message: Message<'_>, out: &mut Vec<u8>) -> Result<(), NotOpen> {
+        if !self.is_open() || self.sending_fragments {
+            return Err(NotOpen);
+        }
+        self.write_frame(true, message.opcode(), message.payload(), out);
+        Ok(())
+    }
+
+    /// Appends one fragment: `Text` or `Binary` first, then `Continuation`, `fin` on the last
+    /// (RFC 6455 5.4). The pieces of a text may cut characters; the whole must be UTF-8, which is
+    /// the caller's duty.
+    ///
+    /// # Errors
+    ///
+    /// [`NotOpen`], with nothing written, if the state is not [`State::Open`], the opcode is that
+    /// of a control frame, or the order is broken.
+    pub fn send_fragment(
+        &mut self,
+        opcode: Opcode,
+        fin: bool,
+        payload: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<(), NotOpen> {
+        // RFC 6455 5.4: a continuation needs a message, and a message is not interrupted by
+        // another one.
+        let in_order = (opcode == Opcode::Continuation) == self.sending_fragments;
+        if !self.is_open() || opcode.is_control() || !in_order {
+            return Err(NotOpen);
+        }
+        self.sending_fragments = !fin;
+        self.write_frame(fin, opcode, payload, out);
+        Ok(())
+    }
+
+    /// Appends a Ping (RFC 6455 5.5.2), also between the fragments of a message.
+    ///
+    /// # Errors
+    ///
+    /// [`ControlError`], with nothing written, if the state is not [`State::Open`] or the payload
+    /// is longer than 125 bytes.
+    pub fn ping(&mut self, payload: &[u8], out: &mut Vec<u8>) -> Result<(), ControlError> {
+        if !self.is_open() {
+            return Err(ControlError::NotOpen);
+        }
+        self.write_control(Opcode::Ping, payload, out)
+    }
+
+    /// Appends a Pong (RFC 6455 5.5.3), also between the fragments of a message. A ping that came
+    /// in front of the peer's Close may be answered after it, until our own Close is sent.
+    ///
+    /// # Errors
+    ///
+    /// [`ControlError`], with nothing written, if a Close was sent, the peer broke a rule, or the
+    /// payload is longer than 125 bytes.
+    pub fn pong(&mut self, payload: &[u8], out: &mut Vec<u8>) -> Result<(), ControlError> {
+        if !self.lifecycle.may_pong() {
+            return Err(ControlError::NotOpen);
+        }
+        self.write_control(Opcode::Pong, payload, out)
+    }
+
+    /// Appends our Close (RFC 6455 5.5.1) and gives true; false, and nothing is written, if one
+    /// was sent before. The reason is cut at a character boundary to at most 123 bytes; without a
+    /// code there is no room for a reason, and the body is empty.
+    pub fn close(&mut self, code: Option<CloseCode>, reason: &str, out: &mut Vec<u8>) -> bool {
+        if !self.lifecycle.send_close() {
+            return false;
+        }
+        self.between_messages = false;
+        let mut body = [0; MAX_CONTROL_PAYLOAD];
+        let body = code.map_or(&[][..], |code| CloseFrame { code, reason }.encode(&mut body));
+        self.write_frame(true, Opcode::Close, body, out);
+        true
+    }
+
+    /// Answers the peer's Close with the same code and no reason, an empty one with an empty one
+    /// (RFC 6455 5.5.1), and gives true; false, and nothing is written, if no answer is owed.
+    pub fn reply_close(&mut self, out: &mut Vec<u8>) -> bool {
+        match self.lifecycle.owed_reply() {
+            Some(code) => self.close(code, "", out),
+            None => false,
+        }
+    }
+
+    /// Appends a Close that tells the peer which rule it broke, and stops looking at its bytes
+    /// (RFC 6455 7.1.7). False, and nothing is written, if a Close was sent before.
+    pub fn fail(&mut self, error: ProtocolError, out: &mut Vec<u8>) -> bool {
+        self.lifecycle.fail(error);
+        self.reading = Reading::Nothing;
+        self.between_messages = false;
+        self.close(Some(error.close_code()), error.reason(), out)
+    }
+
+    /// The connection is gone: gives all buffers back. Input is swallowed from now on; the state
+    /// stays what it was.
+    pub fn release(&mut self, pool: &mut BufferPool) {
+        self.reading = Reading::Nothing;
+        self.between_messages = false;
+        self.control = Box::default();
+        if let Some(message) = self.message.take() {
+            message.recycle(pool);
+        }
+    }
+
+    /// True if the next byte begins a frame, no message is in progress, and messages of a client
+    /// are expected and delivered.
+    fn is_between_messages(&self) -> bool {
+        matches!(self.role, Role::Server)
+            && self.lifecycle.is_open()
+            && self.message.is_none()
+            && matches!(self.reading, Reading::Header { len: 0, .. })
+    }
+
+    /// Every case, the usual one included.
+    #[inline(never)]
+    fn receive_any<'b>(
+        &mut self,
+        input: &mut &'b mut [u8],
+        pool: &mut BufferPool,
+    ) -> Result<Option<Event<'b>>, ProtocolError> {
+        let event = match self.read_frames(input, pool) {
+            Ok(event) => event,
+            Err(error) => return self.refuse(error, input, pool),
+        };
+        if !self.lifecycle.reads() {
+            self.release(pool);
+        }
+        self.between_messages = self.is_between_messages();
+        Ok(event)
+    }
+
+    /// The peer broke a rule: nothing that it sent behind is looked at.
+    #[cold]
+    fn refuse<'b>(
+        &mut self,
+        error: ProtocolError,
+        input: &mut &'b mut [u8],
+        pool: &mut BufferPool,
+    ) -> Result<Option<Event<'b>>, ProtocolError> {
+        self.lifecycle.fail(error);
+        self.release(pool);
+        *input = &mut [];
+        Err(error)
+    }
+
+    /// Reads frames up to the next event that is to be handed out.
+    fn read_frames<'b>(
+        &mut self,
+        input: &mut &'b mut [u8],
+        pool: &mut BufferPool,
+    ) -> Result<Option<Event<'b>>, ProtocolError> {
+        loop {
+            let frame = match self.reading {
+                Reading::Header { .. } => match self.read_header(input)? {
+                    Some(frame) => frame,
+                    None => return Ok(None),
+                },
+                Reading::Payload(frame) => frame,
+                Reading::Nothing => {
+                    self.release(pool);
+                    *input = &mut [];
+                    return Ok(None);
+                }
+            };
+            match self.read_payload(frame, input, pool)? {
+                Progress::Event(event @ Event::Close(_)) => return Ok(Some(event)),
+                Progress::Event(event) if self.lifecycle.delivers() => return Ok(Some(event)),
+                Progress::Event(ignored) => ignored.recycle(pool),
+                Progress::Fragment => {}
+                Progress::Incomplete => return Ok(None),
+            }
+        }
+    }
+
+    /// Reads a header, or keeps the bytes that have arrived of it and gives `None`.
+    fn read_header(&mut self, input: &mut &mut [u8]) -> Result<Option<Frame>, ProtocolError> {
+        let Reading::Header { mut bytes, len } = self.reading else { return Ok(None) };
+        let kept = usize::from(len);
+        let decoded = if kept == 0 {
+            self.decode_header(input)?
+        } else {
+            let more = input.len().min(MAX_HEADER_LEN - kept);
+            bytes[kept..kept + more].copy_from_slice(&input[..more]);
+            self.decode_header(&bytes[..kept + more])?
+        };
+        match decoded {
+            Some((frame, header_len)) => {
+                // The bytes kept were too few for this header, so it ends inside `input`.
+                let _header = input.split_off_mut(..header_len - kept);
+                if !frame.opcode.is_control() {
+                    let first = frame.opcode != Opcode::Continuation;
+                    self.fragments = if first { 1 } else { self.fragments + 1 };
+                }
+                Ok(Some(frame))
+            }
+            None => {
+                // No header has more than 14 bytes, so all of `input` belongs to this one.
+                let more = input.len();
+                bytes[kept..kept + more].copy_from_slice(input);
+                *input = &mut [];
+                self.reading = Reading::Header { bytes, len: (kept + more) as u8 };
+                Ok(None)
+            }
+        }
+    }
+
+    /// Judges a header in the order of its bytes, so that the verdict does not depend on how many
+    /// of them are there; `None` if none of them is bad and some are missing.
+    fn decode_header(&self, bytes: &[u8]) -> Result<Option<(Frame, usize)>, ProtocolError> {
+        let Some(&byte) = bytes.first() else { return Ok(None) };
+        let first = FirstByte::decode(byte)?;
+        self.check_first_byte(first)?;
+
+        let Some(&byte) = bytes.get(1) else { return Ok(None) };
+        let second = SecondByte::decode(byte, first)?;
+        match (&self.role, second.masked) {
+            // RFC 6455 5.1: a server must close upon a frame that is not masked, a client upon
+            // one that is.
+            (Role::Server, false) => return Err(ProtocolError::UnmaskedFrame),
+            (Role::Client(_), true) => return Err(ProtocolError::MaskedFrame),
+            (Role::Server, true) | (Role::Client(_), false) => {}
+        }
+
+        let Some(len) = second.payload_len(bytes)? else { return Ok(None) };
+        let payload_len = self.check_payload_len(first.opcode, len)?;
+        let Some((header, header_len)) = FrameHeader::complete(first, second, len, bytes) else {
+            return Ok(None);
+        };
+        let FrameHeader { fin, opcode, masking_key, .. } = header;
+        Ok(Some((Frame { fin, opcode, masking_key, payload_len, received: 0 }, header_len)))
+    }
+
+    fn check_first_byte(&self, first: FirstByte) -> Result<(), ProtocolError> {
+        // RFC 6455 5.2: RSV1 must be 0 unless an extension gave it a meaning; none is negotiated.
+        if first.rsv1 {
+            return Err(ProtocolError::ReservedBits);
+        }
+        match (first.opcode, &self.message) {
+            // RFC 6455 5.4: fragments follow each other; only control frames come in between.
+            (Opcode::Continuation, None) => Err(ProtocolError::UnexpectedContinuation),
+            (Opcode::Text | Opcode::Binary, Some(_)) => Err(ProtocolError::ExpectedContinuation),
+            (Opcode::Continuation, Some(_)) if self.fragments >= self.max_fragments => {
+                Err(ProtocolError::TooManyFragments)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Gives the length back in the smaller type that the limits allow for.
+    fn check_payload_len(&self, opcode: Opcode, len: u64) -> Result<u32, ProtocolError> {
+        let payload_len = u32::try_from(len).map_err(|_| ProtocolError::FrameTooLong)?;
+        if opcode.is_control() {
+            return Ok(payload_len);
+        }
+        if payload_len > self.max_frame {
+            return Err(ProtocolError::FrameTooLong);
+        }
+        let so_far = self.message.as_ref().map_or(0, Assembly::len);
+        match len.checked_add(so_far as u64) {
+            Some(sum) if sum <= u64::from(self.max_message) => Ok(payload_len),
+            _ => Err(ProtocolError::MessageTooLong),
+        }
+    }
+
+    /// Reads what has arrived of a payload.
+    fn read_payload<'b>(
+        &mut self,
+        mut frame: Frame,
+        input: &mut &'b mut [u8],
+        pool: &mut BufferPool,
+    ) -> Result<Progress<'b>, ProtocolError> {
+        let remaining = frame.remaining();
+        let arrived = input.len().min(remaining);
+        let piece = input.split_off_mut(..arrived).unwrap_or_default();
+        let complete = arrived == remaining;
+        if complete && frame.received == 0 {
+            // The frame lies whole in the input.
+            if frame.opcode.is_control() {
+                self.reading = Reading::NEXT_FRAME;
+                unmask_whole(piece, frame.masking_key);
+                return self.control_event(frame.opcode, ReceivedBytes::InPlace(piece));
+            }
+            if frame.fin && self.message.is_none() {
+                self.reading = Reading::NEXT_FRAME;
+                return message_in_place(frame, piece).map(Progress::Event);
+            }
+        }
+        if arrived > 0 || complete {
+            if frame.opcode.is_control() {
+                self.append_control(frame, piece);
+            } else {
+                let message = self.message.get_or_insert_with(|| match frame.opcode {
+                    Opcode::Text => Assembly::text(),
+                    _ => Assembly::binary(),
+                });
+                message
+                    .append(piece, frame.mask(), remaining, pool)
+                    .map_err(|InvalidUtf8| ProtocolError::InvalidUtf8)?;
+            }
+        }
+        if !complete {
+            frame.received += arrived as u32;
+            self.reading = Reading::Payload(frame);
+            return Ok(Progress::Incomplete);
+        }
+        self.reading = Reading::NEXT_FRAME;
+        if frame.opcode.is_control() {
+            let payload = std::mem::take(&mut self.control).into_vec();
+            return self.control_event(frame.opcode, ReceivedBytes::Assembled(payload));
+        }
+        match self.message.take() {
+            Some(message) if frame.fin => match message.finish() {
+                Ok(Assembled::Text(text)) => {
+                    Ok(Progress::Event(Event::Text(ReceivedText::Assembled(text))))
+                }
+                Ok(Assembled::Binary(bytes)) => {
+                    Ok(Progress::Event(Event::Binary(ReceivedBytes::Assembled(bytes))))
+                }
+                Err(InvalidUtf8) => Err(ProtocolError::InvalidUtf8),
+            },
+            unfinished => {
+                self.message = unfinished;
+                Ok(Progress::Fragment)
+            }
+        }
+    }
+
+    /// Keeps a piece of a control frame, which has at most 125 bytes.
+    #[cold]
+    fn append_control(&mut self, frame: Frame, piece: &mut [u8]) {
+        if self.control.is_empty() {
+            self.control = vec![0; frame.payload_len as usize].into_boxed_slice();
+        }
+        if let Some((key, phase)) = frame.mask() {
+            crate::simd::unmask(piece, key, phase);
+        }
+        let start = frame.received as usize;
+        self.control[start..start + piece.len()].copy_from_slice(piece);
+    }
+
+    /// A control frame is complete and unmasked.
+    fn control_event<'b>(
+        &mut self,
+        opcode: Opcode,
+        payload: ReceivedBytes<'b>,
+    ) -> Result<Progress<'b>, ProtocolError> {
+        let event = match opcode {
+            Opcode::Ping => Event::Ping(payload),
+            Opcode::Pong => Event::Pong(payload),
+            _ => {
+                let body = close_body(payload)?;
+                self.lifecycle.receive_close(body.as_ref().map(|(code, _)| *code));
+                Event::Close(body)
+            }
+        };
+        Ok(Progress::Event(event))
+    }
+
+    fn write_control(
+        &mut self,
+        opcode: Opcode,
+        payload: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<(), ControlError> {
+        // RFC 6455 5.5: all control frames must have a payload length of 125 bytes or less.
+        if payload.len() > MAX_CONTROL_PAYLOAD {
+            return Err(ControlError::TooLong);
+        }
+        self.write_frame(true, opcode, payload, out);
+        Ok(())
+    }
+
+    /// Appends a frame. RFC 6455 5.1: a client masks every one, a server none.
+    #[inline]
+    fn write_frame(&mut self, fin: bool, opcode: Opcode, payload: &[u8], out: &mut Vec<u8>) {
+        out.reserve(MAX_HEADER_LEN + payload.len());
+        let masking_key = match &mut self.role {
+            Role::Server => None,
+            Role::Client(masking_keys) => Some(masking_keys()),
+        };
+        let header = encode_header(fin, false, opcode, payload.len() as u64, masking_key);
+        out.extend_from_slice(&header);
+        let start = out.len();
+        out.extend_from_slice(payload);
+        if let Some(key) = masking_key {
+            crate::simd::unmask(&mut out[start..], key, 0);
+        }
+    }
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let role = if matches!(self.role, Role::Server) { "server" } else { "client" };
+        f.debug_struct("Endpoint")
+            .field("role", &role)
+            .field("state", &self.state())
+            .field("buffered", &self.buffered())
+            .finish_non_exhaustive()
+    }
+}
+
+fn unmask_whole(payload: &mut [u8], masking_key: Option<[u8; 4]>) {
+    if let Some(key) = masking_key {
+        crate::simd::unmask(payload, key, 0);
+    }
+}
+
+/// A message of one frame that lies whole in the input.
+fn message_in_place(frame: Frame, payload: &mut [u8]) -> Result<Event<'_>, ProtocolError> {
+    if frame.opcode == Opcode::Text {
+        // The key of an unmasked frame is zero: nothing changes.
+        let key = frame.masking_key.unwrap_or_default();
+        let text = crate::simd::unmask_text(payload, key)
+            .map_err(|InvalidUtf8| ProtocolError::InvalidUtf8)?;
+        return Ok(Event::Text(ReceivedText::InPlace(text)));
+    }
+    unmask_whole(payload, frame.masking_key);
+    Ok(Event::Binary(ReceivedBytes::InPlace(payload)))
+}
+
+/// Reads the body of a Close.
+fn close_body(
+    payload: ReceivedBytes<'_>,
+) -> Result<Option<(CloseCode, ReceivedText<'_>)>, ProtocolError> {
+    let (code, reason) = match payload {
+        ReceivedBytes::InPlace(body) => match CloseFrame::decode(body)? {
+            Some(CloseFrame { code, reason }) => (code, ReceivedText::InPlace(reason)),
+            None => return Ok(None),
+        },
+        ReceivedBytes::Assembled(body) => match CloseFrame::decode(&body)? {
+            Some(CloseFrame { code, reason }) => {
+                let reason = CompleteText::copied(reason)
+                    .map_err(|InvalidUtf8| ProtocolError::InvalidUtf8)?;
+                (code, ReceivedText::Assembled(reason))
+            }
+            None => return Ok(None),
+        },
+    };
+    Ok(Some((code, reason)))
+}

@@ -1,0 +1,13 @@
+//! Base framing (RFC 6455 5.2).
+//!
+//! Comes in: the first bytes of a frame, or what a frame shall be. Goes out: a [`FrameHeader`],
+//! or an [`EncodedHeader`]. This never touches a payload and knows neither role nor limits: the
+//! endpoint does.
+
+mod encoder;
+mod header;
+
+pub use encoder::{EncodedHeader, encode_header};
+pub use header::{FrameHeader, Opcode};
+
+pub(super) use header::{FirstByte, MAX_HEADER_LEN, SecondByte};
