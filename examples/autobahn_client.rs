@@ -15,6 +15,7 @@ use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
+use lexopt::{Arg, ValueExt};
 use wirelane::protocol::upgrade::ClientHandshake;
 use wirelane::protocol::{BufferPool, Endpoint, Event, Limits, Message, State};
 
@@ -26,22 +27,17 @@ const READ_SIZE: usize = 64 * 1024;
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
 fn main() -> Result<()> {
-    let (authority, agent) = arguments()?;
-    run_cases(&authority, &agent)
-}
-
-fn arguments() -> Result<(String, String)> {
     let (mut url, mut agent) = (String::new(), String::from("wirelane"));
     let mut parser = lexopt::Parser::from_env();
     while let Some(argument) = parser.next()? {
         match argument {
-            lexopt::Arg::Long("url") => url = parser.value()?.into_string()?,
-            lexopt::Arg::Long("agent") => agent = parser.value()?.into_string()?,
+            Arg::Long("url") => url = parser.value()?.string()?,
+            Arg::Long("agent") => agent = parser.value()?.string()?,
             _ => return Err(argument.unexpected().into()),
         }
     }
     let authority = url.strip_prefix("ws://").ok_or("needs --url ws://HOST:PORT")?;
-    Ok((authority.trim_end_matches('/').to_owned(), agent))
+    run_cases(authority.trim_end_matches('/'), &agent)
 }
 
 fn run_cases(authority: &str, agent: &str) -> Result<()> {
