@@ -72,7 +72,8 @@ struct Connection {
 impl Connection {
     /// Connects and performs the opening handshake (RFC 6455 4.1).
     fn open(authority: &str, target: &str) -> Result<Self> {
-        let limits = Limits::new().max_message(16 * 1024 * 1024); // the suite's longest
+        // The suite's largest messages; 9.3.1 is 4 MiB in 65,536 fragments and an empty last one.
+        let limits = Limits::new().max_message(16 * 1024 * 1024).max_fragments(128 * 1024);
         let mut handshake = ClientHandshake::new(random()); // RFC 6455 4.1: a fresh nonce
         let mut request = Vec::new();
         handshake.write_request(authority, target, &[], &[], &mut request)?;
@@ -106,7 +107,7 @@ impl Connection {
     ) -> io::Result<()> {
         let (endpoint, pool) = (&mut self.endpoint, &mut self.pool);
         let mut out = Vec::new();
-        while matches!(endpoint.state(), State::Open | State::CloseSent) {
+        loop {
             let mut input = &mut self.buffer[..self.filled];
             loop {
                 match endpoint.receive(&mut input, pool) {
@@ -124,20 +125,23 @@ impl Connection {
                         payload.recycle(pool);
                     }
                     Ok(Some(Event::Pong(payload))) => payload.recycle(pool),
-                    Ok(Some(Event::Close(_))) => break drop(endpoint.reply_close(&mut out)),
+                    Ok(Some(Event::Close(_))) => _ = endpoint.reply_close(&mut out),
+                    Err(error) => _ = endpoint.fail(error, &mut out),
                     Ok(None) => break,
-                    Err(error) => break drop(endpoint.fail(error, &mut out)),
                 }
             }
             self.stream.write_all(&out)?;
             out.clear();
+            if matches!(endpoint.state(), State::Closed | State::Failed(_)) {
+                break;
+            }
             self.filled = self.stream.read(&mut self.buffer)?;
             if self.filled == 0 {
                 return Ok(());
             }
         }
-        // RFC 6455 7.1.1: the server closes TCP first; what it still sends is of no interest.
-        while self.stream.read(&mut self.buffer)? > 0 {}
+        // RFC 6455 7.1.1: the server ends TCP first, in whichever way; what it sends is ignored.
+        while self.stream.read(&mut self.buffer).is_ok_and(|count| count > 0) {}
         Ok(())
     }
 }
