@@ -24,6 +24,7 @@ pub mod frame;
 pub mod limits;
 pub mod message;
 mod state;
+pub mod upgrade;
 
 pub use close::{CloseCode, CloseFrame, InvalidCloseCode};
 pub use endpoint::{Endpoint, Event, State};

@@ -1,1 +1,650 @@
-//! The crank: one thread, one driver, one table.
+//! The crank: one thread, one driver, one table of connections.
+//!
+//! A worker turns: it waits, hands every event to the stage that the connection is in, lets
+//! expired deadlines and commands of other threads have their say, and flushes each connection
+//! that has something to send, once. Nothing is shared with other workers but the mailboxes and
+//! counters.
+//!
+//! ```text
+//!  driver --Event--> Crank --+--> upgrade (request head -> 101 or an HTTP answer)
+//!                            +--> feed    (frames -> Endpoint -> Route -> Handler)
+//!                            +--> end     (on_close once, then Draining or Gone)
+//!                                   |
+//!                 Core <------------+     sends, timers, table: what handlers may use
+//! ```
+//!
+//! Who may call whom: the crank calls handlers and the core; handlers call the core; the core
+//! calls neither. An end that becomes due inside the core is put on `doomed`, and the crank
+//! carries it out after the handler has returned. So no handler runs inside another.
+
+pub(crate) mod core;
+pub(crate) mod mailbox;
+pub(crate) mod paths;
+pub(crate) mod route;
+pub(crate) mod timers;
+mod upgrade;
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+pub(crate) use self::core::Core;
+use self::core::{LINGER_MS, after};
+use self::mailbox::{Command, NOT_STOPPING, Shared};
+use self::paths::Paths;
+use self::route::{Call, Outcome, Route};
+use crate::config::Config;
+use crate::connection::{Connection, NEVER, Phase};
+use crate::driver::{AcceptedSocket, ConnectionId, Driver, Event, ReceiveMemory};
+use crate::error::{Close, CloseCause};
+use crate::protocol::{self, CloseCode, Message, ProtocolError};
+
+/// How long a worker waits before it tries to accept again.
+const ACCEPT_RETRY_MS: u64 = 100;
+
+/// Input that is discarded after our FIN before the connection is cut. More than one receive
+/// buffer, so that a peer in the middle of a message that is too big still learns 1009.
+const LINGER_BYTES: usize = 1024 * 1024;
+
+/// How long a worker that stops waits for the last `Released`.
+const RELEASE_GRACE_MS: u64 = 1000;
+
+/// A driver, its receive memory and the crank that they turn.
+pub(crate) struct Worker {
+    memory: ReceiveMemory,
+    crank: Crank,
+}
+
+/// Everything of a worker but the received bytes, so that both can be borrowed at once.
+pub(crate) struct Crank {
+    pub(crate) core: Core,
+    routes: Vec<Box<dyn Route>>,
+    paths: Arc<Paths>,
+    commands: VecDeque<Command>,
+    /// When to accept again, if accepting is paused.
+    accept_retry_ms: u64,
+    /// Someone used the waker.
+    woken: bool,
+    /// The server stops; whoever is still there at this moment is cut.
+    stop_deadline_ms: Option<u64>,
+}
+
+impl Worker {
+    pub(crate) fn new(
+        number: u16,
+        driver: Box<dyn Driver>,
+        memory: ReceiveMemory,
+        routes: Vec<Box<dyn Route>>,
+        paths: Arc<Paths>,
+        config: Arc<Config>,
+        shared: Arc<Shared>,
+    ) -> Self {
+        shared.mailboxes[usize::from(number)].open(driver.waker());
+        let crank = Crank {
+            core: Core::new(number, driver, config, shared),
+            routes,
+            paths,
+            commands: VecDeque::new(),
+            accept_retry_ms: NEVER,
+            woken: false,
+            stop_deadline_ms: None,
+        };
+        Self { memory, crank }
+    }
+
+    /// Turns until the server has been shut down and every connection has gone.
+    pub(crate) fn run(&mut self) -> io::Result<()> {
+        while !self.crank.is_finished() {
+            self.turn()?;
+        }
+        Ok(())
+    }
+
+    /// One round: wait, receive, obey, expire, flush.
+    pub(crate) fn turn(&mut self) -> io::Result<()> {
+        let crank = &mut self.crank;
+        let timeout_ms = crank.timeout_ms();
+        crank.core.driver.wait(timeout_ms)?;
+        crank.core.now_ms = crank.core.driver.now_ms();
+        while let Some(event) = crank.core.driver.next_event(&mut self.memory) {
+            crank.handle(event);
+        }
+        crank.obey();
+        crank.expire();
+        crank.flush_all();
+        crank.core.shared.counters.add(&mut crank.core.tally);
+        Ok(())
+    }
+
+    /// True when the server was shut down and nothing is left to do.
+    pub(crate) fn is_finished(&self) -> bool {
+        self.crank.is_finished()
+    }
+}
+
+impl Drop for Worker {
+    /// A worker that stops by an error or a panic still leaves the counters and the mailbox right.
+    fn drop(&mut self) {
+        let core = &mut self.crank.core;
+        let left = core.table.len();
+        core.shared.connections.fetch_sub(left, Ordering::AcqRel);
+        core.tally.undelivered += core.shared.mailboxes[usize::from(core.worker)].stop() as u64;
+        core.shared.counters.add(&mut core.tally);
+    }
+}
+
+impl Crank {
+    fn is_finished(&self) -> bool {
+        self.stop_deadline_ms.is_some_and(|deadline| {
+            self.core.table.is_empty() || self.core.now_ms >= deadline + RELEASE_GRACE_MS
+        })
+    }
+
+    /// How long the next wait may last.
+    fn timeout_ms(&self) -> Option<u64> {
+        let mut deadline = self.core.timers.next_deadline().unwrap_or(NEVER);
+        deadline = deadline.min(self.accept_retry_ms);
+        if let Some(stop) = self.stop_deadline_ms {
+            let stop = if self.core.now_ms < stop { stop } else { stop + RELEASE_GRACE_MS };
+            deadline = deadline.min(stop);
+        }
+        (deadline != NEVER).then(|| deadline.saturating_sub(self.core.now_ms))
+    }
+
+    #[inline]
+    fn handle(&mut self, event: Event<'_>) {
+        match event {
+            Event::Received { id, bytes } => self.received(id, bytes),
+            Event::Accepted(socket) => self.accepted(socket),
+            Event::Ended(id) => self.ended(id),
+            Event::Failed(id, error) => self.end(id, CloseCause::Io(error.kind())),
+            Event::Writable(id) => self.writable(id),
+            Event::Released(id) => self.released(id),
+            Event::AcceptPaused(error) => {
+                log::warn!("accepting is paused, next try in {ACCEPT_RETRY_MS} ms: {error}");
+                self.core.tally.accept_pauses += 1;
+                self.accept_retry_ms = self.core.now_ms + ACCEPT_RETRY_MS;
+            }
+            Event::Woken => self.woken = true,
+        }
+        self.bury();
+    }
+
+    // --- accepting -----------------------------------------------------------------------------
+
+    fn accepted(&mut self, socket: AcceptedSocket) {
+        let core = &mut self.core;
+        if self.stop_deadline_ms.is_some() {
+            return;
+        }
+        let max = core.config.max_connections;
+        let count = core.shared.connections.fetch_add(1, Ordering::AcqRel) + 1;
+        if count > max {
+            // Another worker was faster, or accepts were already under way.
+            core.shared.connections.fetch_sub(1, Ordering::AcqRel);
+            return self.pause_at_limit();
+        }
+        core.tally.accepted += 1;
+        let deadline_ms = after(core.now_ms, core.config.handshake_timeout_ms);
+        let id = core.table.insert(Connection::new(core.now_ms, deadline_ms));
+        if let Err(error) = core.driver.adopt(id, socket) {
+            log::warn!("a connection could not be adopted: {error}");
+            core.table.remove(id);
+            core.shared.connections.fetch_sub(1, Ordering::AcqRel);
+            return;
+        }
+        core.arm_timer(id);
+        if count == max {
+            self.pause_at_limit();
+        }
+    }
+
+    fn pause_at_limit(&mut self) {
+        self.core.driver.pause_accepting();
+        // A connection of another worker may end: look again from time to time.
+        self.accept_retry_ms = self.core.now_ms + ACCEPT_RETRY_MS;
+    }
+
+    fn released(&mut self, id: ConnectionId) {
+        let core = &mut self.core;
+        if core.table.remove(id).is_none() {
+            debug_assert!(false, "released twice: {id:?}");
+            return;
+        }
+        core.shared.connections.fetch_sub(1, Ordering::AcqRel);
+        if self.accept_retry_ms != NEVER {
+            self.resume_accepting();
+        }
+    }
+
+    fn resume_accepting(&mut self) {
+        let core = &mut self.core;
+        if self.stop_deadline_ms.is_some() {
+            self.accept_retry_ms = NEVER;
+        } else if core.shared.connections.load(Ordering::Acquire) < core.config.max_connections {
+            self.accept_retry_ms = NEVER;
+            core.driver.resume_accepting();
+        } else {
+            self.accept_retry_ms = core.now_ms + ACCEPT_RETRY_MS;
+        }
+    }
+
+    // --- receiving -----------------------------------------------------------------------------
+
+    #[inline]
+    fn received(&mut self, id: ConnectionId, bytes: &mut [u8]) {
+        let core = &mut self.core;
+        let now_ms = core.now_ms;
+        let Some(connection) = core.table.get_mut(id) else { return };
+        connection.last_received_ms = now_ms;
+        if connection.pinged {
+            connection.pinged = false;
+            core.arm_timer(id);
+        }
+        let Some(connection) = core.table.get_mut(id) else { return };
+        match &mut connection.phase {
+            Phase::Live(_) => match &mut connection.outgoing {
+                Some(outgoing) if outgoing.holds_input() => outgoing.hold(bytes),
+                _ => self.feed(id, bytes),
+            },
+            Phase::Upgrade(_) => self.upgrade(id, bytes),
+            Phase::Draining { discarded, .. } => {
+                *discarded += bytes.len();
+                if *discarded > LINGER_BYTES {
+                    core.release(id);
+                }
+            }
+            Phase::Gone => {}
+        }
+        // If only this connection was touched, its answers leave while they are in the cache and
+        // the peer can already work on them. Otherwise everybody is flushed at the end.
+        if self.core.dirty.len() == 1 && self.core.dirty[0] == id {
+            self.core.dirty.clear();
+            if let Some(connection) = self.core.table.get_mut(id) {
+                connection.dirty = false;
+            }
+            self.core.flush(id);
+        }
+    }
+
+    /// Gives received bytes to the endpoint and its events to the handler.
+    fn feed(&mut self, id: ConnectionId, mut input: &mut [u8]) {
+        loop {
+            let core = &mut self.core;
+            let Some(connection) = core.table.get_mut(id) else { return };
+            let Phase::Live(live) = &mut connection.phase else { return };
+            let (route, session) = (usize::from(live.route), live.session);
+            let outcome = match live.endpoint.receive(&mut input, &mut core.buffers) {
+                Ok(None) => return,
+                Ok(Some(protocol::Event::Text(text))) => {
+                    core.tally.messages_received += 1;
+                    let call = Call::Message(Message::Text(text.as_str()));
+                    let outcome = self.routes[route].call(core, id, session, call);
+                    text.recycle(&mut core.buffers);
+                    outcome
+                }
+                Ok(Some(protocol::Event::Binary(bytes))) => {
+                    core.tally.messages_received += 1;
+                    let call = Call::Message(Message::Binary(bytes.as_slice()));
+                    let outcome = self.routes[route].call(core, id, session, call);
+                    bytes.recycle(&mut core.buffers);
+                    outcome
+                }
+                Ok(Some(protocol::Event::Ping(payload))) => {
+                    core.pong(id, payload.as_slice());
+                    self.routes[route].call(core, id, session, Call::Ping(payload.as_slice()))
+                }
+                Ok(Some(protocol::Event::Pong(payload))) => {
+                    self.routes[route].call(core, id, session, Call::Pong(payload.as_slice()))
+                }
+                Ok(Some(protocol::Event::Close(frame))) => {
+                    let (code, reason) = match &frame {
+                        Some((code, reason)) => (u16::from(*code), reason.as_str()),
+                        None => (1005, ""),
+                    };
+                    return self.closed_by_peer(id, code, reason);
+                }
+                Err(error) => return self.violated(id, error),
+            };
+            if outcome == Outcome::Panicked {
+                return self.end(id, CloseCause::HandlerPanicked);
+            }
+            if !self.core.doomed.is_empty() {
+                self.bury();
+            }
+            if self.backlogged(id) && !input.is_empty() {
+                return self.hold(id, input);
+            }
+        }
+    }
+
+    /// True if this connection's queue is so long that more of its input must wait.
+    #[inline]
+    fn backlogged(&mut self, id: ConnectionId) -> bool {
+        let high_water = self.core.config.high_water();
+        let Some(connection) = self.core.table.get(id) else { return false };
+        if connection.unsent_len() <= high_water {
+            return false;
+        }
+        self.core.flush(id);
+        self.bury();
+        self.core.table.get(id).is_some_and(|connection| connection.unsent_len() > high_water)
+    }
+
+    fn hold(&mut self, id: ConnectionId, input: &[u8]) {
+        let core = &mut self.core;
+        let Some(connection) = core.table.get_mut(id) else { return };
+        if !matches!(connection.phase, Phase::Live(_)) {
+            return;
+        }
+        if let Some(outgoing) = &mut connection.outgoing {
+            outgoing.hold(input);
+        }
+        if !connection.reading_paused {
+            connection.reading_paused = true;
+            core.driver.pause_reading(id);
+        }
+    }
+
+    fn writable(&mut self, id: ConnectionId) {
+        let core = &mut self.core;
+        let low_water = core.config.high_water() / 2;
+        let Some(connection) = core.table.get_mut(id) else { return };
+        if !connection.blocked {
+            return;
+        }
+        connection.blocked = false;
+        core.flush(id);
+        self.bury();
+        let core = &mut self.core;
+        let Some(connection) = core.table.get_mut(id) else { return };
+        let Phase::Live(live) = &connection.phase else { return };
+        let (route, session) = (usize::from(live.route), live.session);
+        if connection.unsent_len() > low_water {
+            return;
+        }
+        if !connection.blocked
+            && self.routes[route].call(core, id, session, Call::Drain) == Outcome::Panicked
+        {
+            return self.end(id, CloseCause::HandlerPanicked);
+        }
+        self.bury();
+        let Some(connection) = self.core.table.get_mut(id) else { return };
+        if connection.holds_input()
+            && let Some(outgoing) = &mut connection.outgoing
+        {
+            let mut held = outgoing.take_held();
+            self.feed(id, &mut held);
+        }
+        let core = &mut self.core;
+        core.mark_dirty(id);
+        let now_ms = core.now_ms;
+        let Some(connection) = core.table.get_mut(id) else { return };
+        if connection.holds_input() || !matches!(connection.phase, Phase::Live(_)) {
+            return;
+        }
+        if connection.peer_ended {
+            return self.ended(id);
+        }
+        if connection.reading_paused && connection.unsent_len() <= low_water {
+            connection.reading_paused = false;
+            // The peer had no chance to show that it is alive.
+            connection.last_received_ms = now_ms;
+            core.driver.resume_reading(id);
+            core.arm_timer(id);
+        }
+    }
+
+    // --- ends ----------------------------------------------------------------------------------
+
+    /// Carries out the ends that became due inside the core.
+    #[inline]
+    fn bury(&mut self) {
+        while let Some((id, cause)) = self.core.doomed.pop() {
+            self.end(id, cause);
+        }
+    }
+
+    /// The peer sent FIN.
+    fn ended(&mut self, id: ConnectionId) {
+        let Some(connection) = self.core.table.get_mut(id) else { return };
+        connection.peer_ended = true;
+        match &connection.phase {
+            // The messages that were held come before the end.
+            Phase::Live(_) if connection.holds_input() => {}
+            Phase::Live(_) => {
+                // What was queued before the FIN was seen still gets its one chance.
+                self.core.flush(id);
+                self.end(id, CloseCause::Ended);
+            }
+            Phase::Upgrade(_) => self.core.release(id),
+            Phase::Draining { finished, .. } => {
+                if *finished {
+                    self.core.release(id);
+                }
+            }
+            Phase::Gone => {}
+        }
+    }
+
+    /// A Close frame arrived (RFC 6455 5.5.1): answer it, tell the handler, end.
+    fn closed_by_peer(&mut self, id: ConnectionId, code: u16, reason: &str) {
+        let core = &mut self.core;
+        let Some(connection) = core.table.get_mut(id) else { return };
+        let Phase::Live(live) = &mut connection.phase else { return };
+        let outgoing = connection.outgoing.get_or_insert_with(|| core.outgoing.take());
+        let cause = if live.endpoint.reply_close(outgoing.append()) {
+            CloseCause::Peer
+        } else {
+            CloseCause::Local
+        };
+        self.finish(id, Close { code, reason, cause }, After::Drain);
+    }
+
+    /// The peer broke the protocol: it gets the close code, then the end (RFC 6455 7.1.7).
+    fn violated(&mut self, id: ConnectionId, error: ProtocolError) {
+        let core = &mut self.core;
+        let Some(connection) = core.table.get_mut(id) else { return };
+        let Phase::Live(live) = &mut connection.phase else { return };
+        let outgoing = connection.outgoing.get_or_insert_with(|| core.outgoing.take());
+        live.endpoint.fail(error, outgoing.append());
+        let code = u16::from(error.close_code());
+        let cause = CloseCause::Protocol(error);
+        self.finish(id, Close { code, reason: "", cause }, After::Drain);
+    }
+
+    /// The connection is over for any other reason.
+    fn end(&mut self, id: ConnectionId, cause: CloseCause) {
+        let core = &mut self.core;
+        let Some(connection) = core.table.get_mut(id) else { return };
+        let Phase::Live(live) = &mut connection.phase else {
+            return core.release(id);
+        };
+        let mut close = Close { code: 1006, reason: "", cause };
+        let mut after = After::Release;
+        if cause == CloseCause::HandlerPanicked {
+            core.tally.handler_panics += 1;
+            let outgoing = connection.outgoing.get_or_insert_with(|| core.outgoing.take());
+            live.endpoint.close(Some(CloseCode::INTERNAL_ERROR), "", outgoing.append());
+            close.code = 1011;
+            after = After::Drain;
+        }
+        self.finish(id, close, after);
+    }
+
+    /// Ends the session: `on_close`, exactly once, then what remains of the connection.
+    fn finish(&mut self, id: ConnectionId, close: Close<'_>, then: After) {
+        let core = &mut self.core;
+        let deadline_ms = after(core.now_ms, core.config.close_timeout_ms.max(LINGER_MS));
+        let Some(connection) = core.table.get_mut(id) else { return };
+        let draining = Phase::Draining { discarded: 0, finished: false };
+        let Phase::Live(mut live) = std::mem::replace(&mut connection.phase, draining) else {
+            debug_assert!(false, "only a live connection has a session to end");
+            return core.release(id);
+        };
+        connection.deadline_ms = deadline_ms;
+        if let Some(outgoing) = &mut connection.outgoing {
+            outgoing.take_held();
+        }
+        if connection.reading_paused {
+            // What still comes is read and discarded, so that the end is seen.
+            connection.reading_paused = false;
+            core.driver.resume_reading(id);
+        }
+        live.endpoint.release(&mut core.buffers);
+        core.tally.closed += 1;
+        let route = &mut self.routes[usize::from(live.route)];
+        if route.end(core, id, live.session, close) == Outcome::Panicked {
+            core.tally.handler_panics += 1;
+        }
+        match then {
+            After::Drain => {
+                core.mark_dirty(id);
+                core.arm_timer(id);
+            }
+            After::Release => core.release(id),
+        }
+    }
+
+    // --- time ----------------------------------------------------------------------------------
+
+    fn expire(&mut self) {
+        let now_ms = self.core.now_ms;
+        while let Some(slot) = self.core.timers.expired(now_ms) {
+            let Some(id) = self.core.table.id_of(slot) else { continue };
+            if self.core.next_deadline(id) <= now_ms {
+                self.timed_out(id);
+                self.bury();
+            }
+            self.core.arm_timer(id);
+        }
+        if self.accept_retry_ms <= now_ms {
+            self.resume_accepting();
+        }
+        if self.stop_deadline_ms.is_some_and(|deadline| deadline <= now_ms) {
+            for id in self.core.table.ids() {
+                self.end(id, CloseCause::Shutdown);
+            }
+        }
+    }
+
+    /// One of the connection's deadlines has passed; find out which.
+    fn timed_out(&mut self, id: ConnectionId) {
+        let core = &mut self.core;
+        let (now_ms, config) = (core.now_ms, Arc::clone(&core.config));
+        let Some(connection) = core.table.get_mut(id) else { return };
+        match &connection.phase {
+            Phase::Upgrade(None) | Phase::Draining { .. } => core.release(id),
+            Phase::Upgrade(Some(_)) => self.refuse(id, protocol::upgrade::Refusal::Timeout),
+            Phase::Gone => {}
+            Phase::Live(live) => {
+                let idle_ms = after(connection.last_received_ms, config.idle_timeout_ms);
+                if !live.endpoint.is_open() {
+                    self.end(id, CloseCause::CloseTimeout);
+                } else if !connection.reading_paused && idle_ms <= now_ms {
+                    self.end(id, CloseCause::IdleTimeout);
+                } else if connection.blocked
+                    && let Some(outgoing) = &connection.outgoing
+                    && after(outgoing.progress_ms, config.write_timeout_ms) <= now_ms
+                {
+                    self.end(id, CloseCause::WriteTimeout);
+                } else {
+                    connection.pinged = true;
+                    core.ping(id, b"");
+                }
+            }
+        }
+    }
+
+    // --- other threads -------------------------------------------------------------------------
+
+    fn obey(&mut self) {
+        if !std::mem::take(&mut self.woken) {
+            return;
+        }
+        let shared = Arc::clone(&self.core.shared);
+        let mut commands = std::mem::take(&mut self.commands);
+        shared.mailboxes[usize::from(self.core.worker)].take(&mut commands);
+        for command in commands.drain(..) {
+            match command {
+                Command::Send { id, text, payload } => self.deliver(id, text, &payload),
+                Command::Close { id, code, reason } => {
+                    self.core.close(id, code, &reason);
+                }
+            }
+            self.bury();
+        }
+        self.commands = commands;
+        let grace_ms = shared.shutdown_grace_ms.load(Ordering::Acquire);
+        if grace_ms != NOT_STOPPING {
+            self.stop(grace_ms);
+        }
+    }
+
+    fn deliver(&mut self, id: ConnectionId, text: bool, payload: &[u8]) {
+        // The payload was text when it was posted; checking again is cheaper than a second type
+        // of command, and this path already paid for a copy.
+        let message = match std::str::from_utf8(payload) {
+            Ok(payload) if text => Message::Text(payload),
+            _ => Message::Binary(payload),
+        };
+        if self.core.send(id, message).is_err() {
+            self.core.tally.undelivered += 1;
+        }
+    }
+
+    /// The server shall stop: no new connections, Close 1001 to everyone.
+    fn stop(&mut self, grace_ms: u64) {
+        let deadline_ms = self.core.now_ms.saturating_add(grace_ms);
+        if let Some(earlier) = &mut self.stop_deadline_ms {
+            *earlier = (*earlier).min(deadline_ms);
+            return;
+        }
+        self.stop_deadline_ms = Some(deadline_ms);
+        self.accept_retry_ms = NEVER;
+        self.core.driver.stop_listening();
+        for id in self.core.table.ids() {
+            let Some(connection) = self.core.table.get_mut(id) else { continue };
+            match &connection.phase {
+                Phase::Live(_) => {
+                    self.core.close(id, CloseCode::GOING_AWAY, "server shutting down");
+                }
+                Phase::Upgrade(None) => self.core.release(id),
+                Phase::Upgrade(Some(_)) => self.refuse(id, protocol::upgrade::Refusal::Busy),
+                Phase::Draining { .. } | Phase::Gone => {}
+            }
+        }
+    }
+
+    // --- sending -------------------------------------------------------------------------------
+
+    /// Flushes every connection that has something to send, each once.
+    fn flush_all(&mut self) {
+        let mut next = 0;
+        loop {
+            while let Some(&id) = self.core.dirty.get(next) {
+                next += 1;
+                if let Some(connection) = self.core.table.get_mut(id) {
+                    connection.dirty = false;
+                    self.core.flush(id);
+                }
+            }
+            if self.core.doomed.is_empty() {
+                break;
+            }
+            // on_close may send to others: those are appended to the list.
+            self.bury();
+        }
+        self.core.dirty.clear();
+    }
+}
+
+/// What follows `on_close`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum After {
+    /// Flush, FIN, linger.
+    Drain,
+    /// Close the socket now.
+    Release,
+}

@@ -10,7 +10,7 @@ mod assembly;
 mod pool;
 mod received;
 
-pub use crate::simd::text::{InvalidUtf8, TextBuffer};
+pub use crate::simd::{InvalidUtf8, TextBuffer};
 pub use pool::BufferPool;
 pub use received::{CompleteText, ReceivedBytes, ReceivedText};
 

@@ -1,0 +1,51 @@
+//! Sends every message to every other open connection, one by one.
+//!
+//! `cargo run --release --example relay -- --listen 127.0.0.1:9001`
+
+mod shared;
+
+use std::process::ExitCode;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use wirelane::{Close, ConnectionId, Handler, Message, WebSocket};
+
+/// Every open connection, of all workers.
+type Peers = Arc<RwLock<Vec<ConnectionId>>>;
+
+struct Relay {
+    peers: Peers,
+}
+
+impl Handler for Relay {
+    type Session = ();
+
+    fn on_open(&mut self, ws: &mut WebSocket<'_, ()>) {
+        self.peers.write().unwrap_or_else(PoisonError::into_inner).push(ws.id());
+    }
+
+    fn on_message(&mut self, ws: &mut WebSocket<'_, ()>, message: Message<'_>) {
+        let own = ws.id();
+        for &peer in self.peers.read().unwrap_or_else(PoisonError::into_inner).iter() {
+            // A peer that is gone or too slow misses the message; the others must not wait.
+            if peer != own
+                && let Err(error) = ws.send_to(peer, message)
+            {
+                eprintln!("{peer:?} missed a message: {error}");
+            }
+        }
+    }
+
+    fn on_close(&mut self, ws: &mut WebSocket<'_, ()>, _close: Close<'_>) {
+        let mut peers = self.peers.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(index) = peers.iter().position(|&peer| peer == ws.id()) {
+            peers.swap_remove(index);
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let peers = Peers::default();
+    shared::run(move |server| {
+        server.websocket("/", move |_worker| Relay { peers: Arc::clone(&peers) })
+    })
+}

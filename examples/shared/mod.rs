@@ -1,0 +1,115 @@
+//! What the example servers have in common: their command line, `/healthz`, and signals.
+
+use std::io::Write;
+use std::process::ExitCode;
+use std::str::FromStr;
+use std::time::Duration;
+
+use lexopt::{Arg, Parser, ValueExt};
+use wirelane::{Driver, Limits, Response, Server, ServerBuilder};
+
+const USAGE: &str = "\
+options:
+  --listen ADDR               address, or unix:PATH          [127.0.0.1:9001]
+  --driver auto|epoll|io_uring                               [auto]
+  --workers N                 0 = one per core               [1]
+  --deflate off               compression is not there yet   [off]
+  --max-message BYTES                                        [16777216]
+  --max-backpressure BYTES                                   [16777216]
+  --handshake-timeout-ms N    0 = off                        [10000]
+  --idle-timeout-ms N         0 = off                        [120000]
+  --ping-interval-ms N        0 = off                        [30000]
+";
+
+/// How long clients may take to answer our Close at the end.
+const GRACE: Duration = Duration::from_secs(4);
+
+/// Runs an example: status 2 for wrong arguments, 1 for a server that cannot start, 0 after
+/// SIGTERM or SIGINT.
+pub(crate) fn run(serve: impl FnOnce(ServerBuilder) -> ServerBuilder) -> ExitCode {
+    let builder = match parse(Parser::from_env()) {
+        Ok(Some(builder)) => builder,
+        Ok(None) => {
+            print!("{USAGE}");
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => {
+            eprintln!("{error}\n\n{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    let builder = builder.get("/healthz", |_request| Response::text("ok\n"));
+    match start(serve(builder)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error @ wirelane::Error::Config { .. }) => {
+            eprintln!("{error}\n\n{USAGE}");
+            ExitCode::from(2)
+        }
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn parse(mut parser: Parser) -> Result<Option<ServerBuilder>, lexopt::Error> {
+    let mut builder = Server::builder();
+    let mut listen = String::from("127.0.0.1:9001");
+    let mut max_message = 16 * 1024 * 1024;
+    let mut max_backpressure = 16 * 1024 * 1024;
+    while let Some(arg) = parser.next()? {
+        let Arg::Long(name) = arg else {
+            if matches!(arg, Arg::Short('h')) {
+                return Ok(None);
+            }
+            return Err(arg.unexpected());
+        };
+        match name {
+            "help" => return Ok(None),
+            "listen" => listen = parser.value()?.string()?,
+            "driver" => builder = builder.driver(parser.value()?.parse_with(Driver::from_str)?),
+            "workers" => builder = builder.workers(parser.value()?.parse()?),
+            "deflate" => match parser.value()?.string()?.as_str() {
+                "off" => {}
+                "shared" | "dedicated" => return Err("--deflate: only `off` exists yet".into()),
+                _ => return Err("--deflate: write off, shared or dedicated".into()),
+            },
+            "tls-cert" | "tls-key" => return Err("TLS does not exist yet".into()),
+            "max-message" => max_message = parser.value()?.parse()?,
+            "max-backpressure" => max_backpressure = parser.value()?.parse()?,
+            "handshake-timeout-ms" => builder = builder.handshake_timeout(millis(&mut parser)?),
+            "idle-timeout-ms" => builder = builder.idle_timeout(millis(&mut parser)?),
+            "ping-interval-ms" => builder = builder.ping_interval(millis(&mut parser)?),
+            _ => return Err(arg.unexpected()),
+        }
+    }
+    // Conformance suites cut 4 MiB into 64-byte fragments and a final empty one.
+    let limits =
+        Limits::new().max_message(max_message).max_frame(max_message).max_fragments(131_072);
+    Ok(Some(builder.listen(listen).limits(limits).max_backpressure(max_backpressure)))
+}
+
+fn millis(parser: &mut Parser) -> Result<Duration, lexopt::Error> {
+    Ok(Duration::from_millis(parser.value()?.parse()?))
+}
+
+fn start(builder: ServerBuilder) -> Result<(), wirelane::Error> {
+    let server = builder
+        .on_listening(|addrs| {
+            let mut stdout = std::io::stdout();
+            let _ = writeln!(stdout, "listening on ws://{}/", addrs[0]);
+            let _ = stdout.flush();
+        })
+        .build()?;
+    let handle = server.handle();
+    let signals = [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT];
+    if let Ok(mut signals) = signal_hook::iterator::Signals::new(signals) {
+        std::thread::spawn(move || {
+            for (count, _signal) in signals.forever().enumerate() {
+                // Whoever asks twice does not want to wait.
+                handle.shutdown(if count == 0 { GRACE } else { Duration::ZERO });
+            }
+        });
+    }
+    server.run()
+}

@@ -1,0 +1,123 @@
+//! Every limit, timeout and size of a server, in one place, checked once.
+//!
+//! What comes in: values from the builder. What goes out: a [`Config`] in which every value is
+//! possible, shared read-only by all workers. This file never touches a socket.
+
+use std::time::Duration;
+
+use crate::driver::DriverChoice;
+use crate::error::Error;
+use crate::protocol::Limits;
+
+/// Settings shared by all workers. Durations are kept in milliseconds; zero means off.
+#[derive(Debug, Clone)]
+pub(crate) struct Config {
+    pub(crate) driver: DriverChoice,
+    /// Worker threads; 0 was already replaced by the number of cores.
+    pub(crate) workers: u16,
+    pub(crate) limits: Limits,
+    /// Bytes that may wait for one connection's socket.
+    pub(crate) max_backpressure: usize,
+    /// Connections of the whole server.
+    pub(crate) max_connections: usize,
+    pub(crate) handshake_timeout_ms: u64,
+    pub(crate) idle_timeout_ms: u64,
+    pub(crate) ping_interval_ms: u64,
+    pub(crate) close_timeout_ms: u64,
+    pub(crate) write_timeout_ms: u64,
+    /// Pending connections that the kernel keeps per listener.
+    pub(crate) backlog: u32,
+    /// Bytes one receive may bring.
+    pub(crate) receive_buffer: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            driver: DriverChoice::Auto,
+            workers: 1,
+            limits: Limits::new(),
+            max_backpressure: 1024 * 1024,
+            max_connections: 100_000,
+            handshake_timeout_ms: 10_000,
+            idle_timeout_ms: 120_000,
+            ping_interval_ms: 30_000,
+            close_timeout_ms: 5_000,
+            write_timeout_ms: 30_000,
+            backlog: 4096,
+            receive_buffer: 256 * 1024,
+        }
+    }
+}
+
+impl Config {
+    /// Unsent bytes from which on a connection is no longer read, so that what its peer makes us
+    /// send cannot reach `max_backpressure` by itself.
+    pub(crate) fn high_water(&self) -> usize {
+        self.max_backpressure / 2
+    }
+
+    /// Says what is impossible, naming the builder method.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        if let Err(field) = self.limits.check() {
+            return Err(Error::config("limits", format!("`{field}` must not be 0")));
+        }
+        if self.max_backpressure < 1024 {
+            let reason = format!("{} bytes is too little; use 1024 or more", self.max_backpressure);
+            return Err(Error::config("max_backpressure", reason));
+        }
+        if self.max_connections == 0 {
+            return Err(Error::config(
+                "max_connections",
+                "0 would refuse everybody; use 1 or more",
+            ));
+        }
+        if self.backlog == 0 || self.backlog > i32::MAX as u32 {
+            return Err(Error::config("backlog", "use a value from 1 to 2147483647"));
+        }
+        if !(4096..=16 * 1024 * 1024).contains(&self.receive_buffer) {
+            return Err(Error::config("receive_buffer", "use 4096 to 16777216 bytes"));
+        }
+        Ok(())
+    }
+}
+
+/// Whole milliseconds, rounded up so that a short timeout does not become "off".
+pub(crate) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX / 4).min(u64::MAX / 4)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn field(config: &Config) -> &'static str {
+        match config.check() {
+            Err(Error::Config { field, .. }) => field,
+            other => panic!("expected a configuration error, got {other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_defaults_are_possible() {
+        assert!(Config::default().check().is_ok());
+    }
+
+    #[test]
+    fn impossible_settings_are_named() {
+        let base = Config::default;
+        assert_eq!(field(&Config { max_backpressure: 10, ..base() }), "max_backpressure");
+        assert_eq!(field(&Config { max_connections: 0, ..base() }), "max_connections");
+        assert_eq!(field(&Config { backlog: 0, ..base() }), "backlog");
+        assert_eq!(field(&Config { receive_buffer: 1, ..base() }), "receive_buffer");
+        assert_eq!(field(&Config { limits: Limits::new().max_message(0), ..base() }), "limits");
+    }
+
+    #[test]
+    fn a_short_duration_is_not_off() {
+        assert_eq!(millis(Duration::ZERO), 0);
+        assert_eq!(millis(Duration::from_nanos(1)), 1);
+        assert_eq!(millis(Duration::from_millis(7)), 7);
+        assert!(millis(Duration::MAX) > 1 << 60);
+    }
+}

@@ -1,0 +1,123 @@
+//! One slot per peer: which stage its next byte goes to, and what it has to send.
+//!
+//! What comes in: nothing but the worker's calls. This folder holds state and moves it; it never
+//! calls a driver or a handler.
+//!
+//! ```text
+//!  accepted --> Upgrade --101--> Live ----Close or error sent----> Draining --> Gone --> removed
+//!                  |              |                                   ^          ^
+//!                  +--refusal, plain HTTP answer----------------------+          |
+//!                  +--reset, FIN, timeout--------+-------------------------------+
+//! ```
+//!
+//! `Live` covers the open connection and the wait for the answer to our Close: the close
+//! handshake itself (RFC 6455 7.1) lives in `protocol::state`. In `Draining` everything queued is
+//! flushed, then FIN goes out, then input is discarded for a bounded time, so that a reset cannot
+//! destroy the Close frame on its way. `Gone` waits for the driver's `Released`.
+
+pub(crate) mod table;
+
+pub(crate) use table::Table;
+
+use crate::outgoing::Outgoing;
+use crate::protocol::Endpoint;
+use crate::protocol::upgrade::HeadScanner;
+
+/// A moment that never comes.
+pub(crate) const NEVER: u64 = u64::MAX;
+
+/// State of one peer. Its size bounds the cost of an idle connection; a test guards it.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) phase: Phase,
+    /// Borrowed from the pool while there is something to send or to hold.
+    pub(crate) outgoing: Option<Box<Outgoing>>,
+    /// When the peer last sent something.
+    pub(crate) last_received_ms: u64,
+    /// Absolute deadline of the phase: opening handshake, close handshake or draining.
+    pub(crate) deadline_ms: u64,
+    /// Is in the worker's list of connections to flush.
+    pub(crate) dirty: bool,
+    /// The socket is full; `Writable` will come.
+    pub(crate) blocked: bool,
+    /// The driver was told not to read.
+    pub(crate) reading_paused: bool,
+    /// A keep-alive ping went out since the peer last sent something.
+    pub(crate) pinged: bool,
+    /// The peer sent FIN while input was still held.
+    pub(crate) peer_ended: bool,
+}
+
+/// The stage that eats the next byte.
+#[derive(Debug)]
+pub(crate) enum Phase {
+    /// Reading the request head; nothing is allocated before the first byte.
+    Upgrade(Option<Box<Upgrading>>),
+    /// Frames.
+    Live(Live),
+    /// Our last bytes leave, input is discarded.
+    Draining {
+        /// Bytes discarded so far.
+        discarded: usize,
+        /// FIN has been sent.
+        finished: bool,
+    },
+    /// Closed; waiting for the driver to release it.
+    Gone,
+}
+
+/// A request head that did not arrive whole.
+#[derive(Debug, Default)]
+pub(crate) struct Upgrading {
+    pub(crate) head: Vec<u8>,
+    pub(crate) scanner: HeadScanner,
+}
+
+/// An open (or closing) WebSocket connection.
+#[derive(Debug)]
+pub(crate) struct Live {
+    pub(crate) endpoint: Endpoint,
+    /// Key of the session inside its route.
+    pub(crate) session: u32,
+    /// Index of the route.
+    pub(crate) route: u16,
+}
+
+impl Connection {
+    /// A connection that was just accepted.
+    pub(crate) fn new(now_ms: u64, deadline_ms: u64) -> Self {
+        Self {
+            phase: Phase::Upgrade(None),
+            outgoing: None,
+            last_received_ms: now_ms,
+            deadline_ms,
+            dirty: false,
+            blocked: false,
+            reading_paused: false,
+            pinged: false,
+            peer_ended: false,
+        }
+    }
+
+    /// Bytes that the socket has not taken.
+    pub(crate) fn unsent_len(&self) -> usize {
+        self.outgoing.as_ref().map_or(0, |outgoing| outgoing.unsent_len())
+    }
+
+    /// True if received bytes wait for the socket to take what they will cause.
+    pub(crate) fn holds_input(&self) -> bool {
+        self.outgoing.as_ref().is_some_and(|outgoing| outgoing.holds_input())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_connection_stays_small() {
+        // The budget of 256 bytes also pays for the timer node, the driver's entry, the
+        // generation and the session.
+        assert!(size_of::<Connection>() <= 184, "{} bytes", size_of::<Connection>());
+    }
+}

@@ -1,0 +1,62 @@
+//! The server as other threads see it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::config::millis;
+use crate::driver::ConnectionId;
+use crate::error::SendError;
+use crate::protocol::{CloseCode, Message};
+use crate::worker::core::post_message;
+use crate::worker::mailbox::{Command, Shared, Stats};
+
+/// Reaches a server from any thread. Cheap to clone; keeps nothing alive but its mailboxes.
+///
+/// Every command is posted to the mailbox of the worker concerned, which holds 65,536 of them;
+/// one wake-up serves a whole batch. No method blocks.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    pub(crate) shared: Arc<Shared>,
+}
+
+impl Handle {
+    /// Sends a message to a connection. `Ok` means that the worker will be told; if the
+    /// connection has gone by then, or its queue is full, the message is counted in
+    /// [`Stats::undelivered`] and nobody else gets it. Messages of one thread to one connection
+    /// keep their order. Copies the payload once.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError::MailboxFull`], [`SendError::Stopped`], or [`SendError::Gone`] if the id is
+    /// not of this server.
+    pub fn send_to<'m>(
+        &self,
+        id: ConnectionId,
+        message: impl Into<Message<'m>>,
+    ) -> Result<(), SendError> {
+        post_message(&self.shared, id, message.into())
+    }
+
+    /// Starts the close handshake with a connection, after everything posted before.
+    ///
+    /// # Errors
+    ///
+    /// As [`send_to`](Self::send_to).
+    pub fn close(&self, id: ConnectionId, code: CloseCode, reason: &str) -> Result<(), SendError> {
+        let mailbox = self.shared.mailboxes.get(usize::from(id.worker())).ok_or(SendError::Gone)?;
+        mailbox.post(Command::Close { id, code, reason: reason.into() })
+    }
+
+    /// Stops the server: no new connections, Close 1001 to every open one, 503 to requests under
+    /// way. What is queued is still sent and close handshakes are waited for, at most for
+    /// `grace`; whoever is left then is cut. [`Server::run`](crate::Server::run) returns after
+    /// that. Of several calls the shortest grace wins. Returns at once.
+    pub fn shutdown(&self, grace: Duration) {
+        self.shared.shut_down(millis(grace));
+    }
+
+    /// Figures of the whole server.
+    pub fn stats(&self) -> Stats {
+        self.shared.stats()
+    }
+}

@@ -1,0 +1,260 @@
+//! The client's side of the opening handshake (RFC 6455 4.1).
+//!
+//! Comes in: where to connect, 16 random bytes, and then the bytes of the response in pieces of
+//! any size. Goes out: the request, and what was agreed on, or the exact reason why the connection
+//! must not be used. It never draws random numbers, follows no redirect and offers no extension.
+
+use std::fmt;
+use std::mem::MaybeUninit;
+
+use super::MAX_HEADERS;
+use super::accept_key::{AcceptKey, KEY_LEN, key_of_nonce};
+use super::grammar::{is_token, list_elements};
+use super::head::HeadScanner;
+use super::refusal::Refusal;
+use super::response::{
+    InvalidHeader, check_headers, is_handshake_header, push_header, push_headers,
+};
+use super::target::{Target, is_authority};
+use crate::protocol::Limits;
+
+/// One opening handshake of a client: first [`write_request`](Self::write_request), then
+/// [`read_response`](Self::read_response) until it answers.
+///
+/// ```
+/// use wirelane::protocol::Limits;
+/// use wirelane::protocol::upgrade::ClientHandshake;
+///
+/// // Sixteen bytes that nobody can predict, new for every connection.
+/// let nonce = *b"the sample nonce";
+/// let mut handshake = ClientHandshake::new(nonce);
+/// let mut out = Vec::new();
+/// handshake.write_request("example.com", "/chat", &["wamp"], &[], &mut out).unwrap();
+/// assert!(out.starts_with(b"GET /chat HTTP/1.1\r\nHost: example.com\r\n"));
+///
+/// let response = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\
+///     Connection: Upgrade\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\
+///     Sec-WebSocket-Protocol: wamp\r\n\r\n";
+/// let limits = Limits::new();
+/// assert_eq!(handshake.read_response(&response[..40], &limits)?, None);
+/// let established = handshake.read_response(response, &limits)?.unwrap();
+/// assert_eq!(established.head_len, response.len());
+/// assert_eq!(established.subprotocol.as_deref(), Some("wamp"));
+/// # Ok::<(), wirelane::protocol::upgrade::HandshakeError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct ClientHandshake {
+    key: [u8; KEY_LEN],
+    offered: Vec<String>,
+    scanner: HeadScanner,
+}
+
+/// The server agreed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Established {
+    /// Length of the response head, in bytes. What follows it are frames.
+    pub head_len: usize,
+    /// The subprotocol that the server chose, one of those offered.
+    pub subprotocol: Option<String>,
+}
+
+/// Why the response of the server does not establish a connection (RFC 6455 4.1). The client
+/// must close it and send nothing more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum HandshakeError {
+    /// The response head is longer than the limit.
+    HeadTooLarge,
+    /// The response has more header lines than the limit.
+    TooManyHeaders,
+    /// What came is no HTTP/1 response head (RFC 9112).
+    MalformedResponse,
+    /// The response is HTTP/1.0, which knows no upgrade.
+    HttpVersion,
+    /// A status other than 101.
+    Status(u16),
+    /// Upgrade is missing or not `websocket`.
+    Upgrade,
+    /// Connection does not list `upgrade`.
+    Connection,
+    /// Sec-WebSocket-Accept is missing.
+    MissingAccept,
+    /// More than one Sec-WebSocket-Accept (RFC 6455 11.3.3).
+    RepeatedAccept,
+    /// Sec-WebSocket-Accept does not belong to the key that was sent.
+    WrongAccept,
+    /// The server wants an extension, and none was offered.
+    UnexpectedExtension,
+    /// The server chose a subprotocol that was not offered.
+    UnexpectedSubprotocol,
+    /// More than one Sec-WebSocket-Protocol (RFC 6455 11.3.4).
+    RepeatedSubprotocol,
+}
+
+impl fmt::Display for HandshakeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            HandshakeError::HeadTooLarge => "the response head is too large",
+            HandshakeError::TooManyHeaders => "the response has too many header lines",
+            HandshakeError::MalformedResponse => "the response is not an HTTP/1 response",
+            HandshakeError::HttpVersion => "the response is not HTTP/1.1",
+            HandshakeError::Status(status) => {
+                return write!(f, "the server answered with status {status} instead of 101");
+            }
+            HandshakeError::Upgrade => "Upgrade is not websocket",
+            HandshakeError::Connection => "Connection does not list upgrade",
+            HandshakeError::MissingAccept => "Sec-WebSocket-Accept is missing",
+            HandshakeError::RepeatedAccept => "Sec-WebSocket-Accept is given more than once",
+            HandshakeError::WrongAccept => "Sec-WebSocket-Accept does not belong to the key sent",
+            HandshakeError::UnexpectedExtension => "the server wants an extension not offered",
+            HandshakeError::UnexpectedSubprotocol => "the server chose a subprotocol not offered",
+            HandshakeError::RepeatedSubprotocol => "the server chose more than one subprotocol",
+        })
+    }
+}
+
+impl std::error::Error for HandshakeError {}
+
+impl ClientHandshake {
+    /// A handshake with this nonce, which must be random and new for each connection
+    /// (RFC 6455 4.1 item 7).
+    pub fn new(nonce: [u8; 16]) -> Self {
+        ClientHandshake {
+            key: key_of_nonce(&nonce),
+            offered: Vec::new(),
+            scanner: HeadScanner::for_response(),
+        }
+    }
+
+    /// Appends the request, and remembers which subprotocols it offers, the preferred one first.
+    /// Origin, Cookie or Authorization go into `extra_headers`. `host` has its port unless that is
+    /// the default one of the scheme; `target` is path and query.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidHeader`], with `out` unchanged: an invalid host, target or subprotocol, or a
+    /// header that is malformed or belongs to the handshake (Host, Upgrade, Connection,
+    /// Sec-WebSocket-*, Content-Length, Transfer-Encoding).
+    pub fn write_request(
+        &mut self,
+        host: &str,
+        target: &str,
+        subprotocols: &[&str],
+        extra_headers: &[(&str, &str)],
+        out: &mut Vec<u8>,
+    ) -> Result<(), InvalidHeader> {
+        if !is_authority(host) {
+            return Err(InvalidHeader::Host);
+        }
+        if !target.starts_with('/') || Target::split("GET", target).is_none() {
+            return Err(InvalidHeader::Target);
+        }
+        // RFC 6455 4.1 item 10: the elements MUST be unique tokens.
+        for (index, subprotocol) in subprotocols.iter().enumerate() {
+            if !is_token(subprotocol) || subprotocols[..index].contains(subprotocol) {
+                return Err(InvalidHeader::Subprotocol);
+            }
+        }
+        check_headers(extra_headers, |name| {
+            is_handshake_header(name) || name.eq_ignore_ascii_case("Host")
+        })?;
+
+        for part in ["GET ", target, " HTTP/1.1\r\n"] {
+            out.extend_from_slice(part.as_bytes());
+        }
+        push_header(out, "Host", host.as_bytes());
+        push_header(out, "Upgrade", b"websocket");
+        push_header(out, "Connection", b"Upgrade");
+        push_header(out, "Sec-WebSocket-Key", &self.key);
+        push_header(out, "Sec-WebSocket-Version", b"13");
+        if !subprotocols.is_empty() {
+            push_header(out, "Sec-WebSocket-Protocol", subprotocols.join(", ").as_bytes());
+        }
+        push_headers(out, extra_headers);
+        out.extend_from_slice(b"\r\n");
+        self.offered = subprotocols.iter().map(|&subprotocol| subprotocol.into()).collect();
+        Ok(())
+    }
+
+    /// Looks at the bytes of the response that are new since the last call; `bytes` starts with
+    /// the first byte of the response, each time. `None`: the head is not complete yet.
+    ///
+    /// # Errors
+    ///
+    /// [`HandshakeError`], as soon as it is certain. The same bytes give the same error, in
+    /// whatever pieces they came.
+    pub fn read_response(
+        &mut self,
+        bytes: &[u8],
+        limits: &Limits,
+    ) -> Result<Option<Established>, HandshakeError> {
+        let scanned = self.scanner.scan(bytes, limits).map_err(|refusal| match refusal {
+            Refusal::HeadTooLarge => HandshakeError::HeadTooLarge,
+            Refusal::TooManyHeaders => HandshakeError::TooManyHeaders,
+            _ => HandshakeError::MalformedResponse,
+        })?;
+        match scanned {
+            Some(head_len) => self.check(&bytes[..head_len]).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// RFC 6455 4.1, the numbered list behind "the client MUST validate the server's response".
+    fn check(&self, head: &[u8]) -> Result<Established, HandshakeError> {
+        let mut table = [const { MaybeUninit::uninit() }; MAX_HEADERS];
+        let mut response = httparse::Response::new(&mut []);
+        let parsed = httparse::ParserConfig::default().parse_response_with_uninit_headers(
+            &mut response,
+            head,
+            &mut table,
+        );
+        let (Ok(httparse::Status::Complete(_)), Some(status)) = (parsed, response.code) else {
+            return Err(HandshakeError::MalformedResponse);
+        };
+        if status != 101 {
+            return Err(HandshakeError::Status(status));
+        }
+        if response.version != Some(1) {
+            return Err(HandshakeError::HttpVersion);
+        }
+        let values = |name: &'static str| {
+            let named = response.headers.iter();
+            named.filter(move |line| line.name.eq_ignore_ascii_case(name)).map(|line| line.value)
+        };
+        // RFC 6455 4.1(2): nothing but "websocket".
+        let mut upgrades = values("Upgrade").flat_map(list_elements).peekable();
+        if upgrades.peek().is_none() || !upgrades.all(|it| it.eq_ignore_ascii_case(b"websocket")) {
+            return Err(HandshakeError::Upgrade);
+        }
+        // RFC 6455 4.1(3): "upgrade" among others.
+        let mut options = values("Connection").flat_map(list_elements);
+        if !options.any(|option| option.eq_ignore_ascii_case(b"upgrade")) {
+            return Err(HandshakeError::Connection);
+        }
+        // RFC 6455 4.1(4)
+        let mut accepts = values("Sec-WebSocket-Accept");
+        match (accepts.next(), accepts.next()) {
+            (None, _) => return Err(HandshakeError::MissingAccept),
+            (Some(_), Some(_)) => return Err(HandshakeError::RepeatedAccept),
+            (Some(value), None) if value != AcceptKey::of(&self.key).as_bytes() => {
+                return Err(HandshakeError::WrongAccept);
+            }
+            (Some(_), None) => {}
+        }
+        // RFC 6455 4.1(5)
+        if values("Sec-WebSocket-Extensions").next().is_some() {
+            return Err(HandshakeError::UnexpectedExtension);
+        }
+        // RFC 6455 4.1(6)
+        let mut chosen = values("Sec-WebSocket-Protocol");
+        let subprotocol = match (chosen.next(), chosen.next()) {
+            (None, _) => None,
+            (Some(_), Some(_)) => return Err(HandshakeError::RepeatedSubprotocol),
+            (Some(value), None) => {
+                let offered = self.offered.iter().find(|offered| offered.as_bytes() == value);
+                Some(offered.ok_or(HandshakeError::UnexpectedSubprotocol)?.clone())
+            }
+        };
+        Ok(Established { head_len: head.len(), subprotocol })
+    }
+}

@@ -1,0 +1,454 @@
+//! The server: binds addresses, starts one worker per thread, waits for their end.
+
+use std::fmt;
+use std::num::NonZero;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use crate::config::{Config, millis};
+use crate::driver::listener::{self, ListenOptions, UnixPathGuard};
+use crate::driver::{self, DriverChoice, DriverOptions, ListenAddr};
+use crate::error::Error;
+use crate::handle::Handle;
+use crate::handler::Handler;
+use crate::http::Response;
+use crate::protocol::Limits;
+use crate::protocol::upgrade::Request;
+use crate::worker::Worker;
+use crate::worker::mailbox::Shared;
+use crate::worker::paths::Paths;
+use crate::worker::route::{Route, RouteOf};
+
+/// Makes the handler of one route for one worker.
+type RouteFactory = Box<dyn Fn(usize) -> Box<dyn Route> + Send + Sync>;
+
+/// Told once when every worker accepts.
+type OnListening = Box<dyn FnOnce(&[ListenAddr]) + Send>;
+
+/// Settings of a server, made by [`Server::builder`].
+///
+/// Every method sets one thing and returns the builder; [`build`](Self::build) checks them all.
+/// Durations count whole milliseconds (rounded up); [`Duration::ZERO`] turns a timeout off.
+#[must_use = "a builder does nothing until `build` or `run`"]
+pub struct ServerBuilder {
+    config: Config,
+    addresses: Vec<String>,
+    workers: usize,
+    paths: Paths,
+    routes: Vec<RouteFactory>,
+    on_listening: Option<OnListening>,
+    mistake: Option<Error>,
+}
+
+impl ServerBuilder {
+    fn new() -> Self {
+        Self {
+            config: Config::default(),
+            addresses: Vec::new(),
+            workers: 1,
+            paths: Paths::default(),
+            routes: Vec::new(),
+            on_listening: None,
+            mistake: None,
+        }
+    }
+
+    /// Adds an address: `127.0.0.1:9001`, `[::1]:9001`, `[::]:9001` (IPv6 and IPv4),
+    /// `localhost:9001` or `unix:/run/chat.sock`. Port 0 takes a free one; see
+    /// [`Server::local_addrs`]. At least one address is needed.
+    pub fn listen(mut self, address: impl Into<String>) -> Self {
+        self.addresses.push(address.into());
+        self
+    }
+
+    /// Serves WebSocket connections at this path, which is compared as a whole with the path of
+    /// the request (without the query). `make` is called once per worker, on the worker's thread,
+    /// with its number from 0; what it returns stays on that thread.
+    pub fn websocket<H: Handler>(
+        mut self,
+        path: &str,
+        make: impl Fn(usize) -> H + Send + Sync + 'static,
+    ) -> Self {
+        if self.check_path("websocket", path) {
+            let route = self.routes.len();
+            if self.paths.entry(path).websocket.is_some() {
+                self.blame(Error::config("websocket", format!("path {path:?} is given twice")));
+            } else if let Ok(route) = u16::try_from(route) {
+                self.paths.entry(path).websocket = Some(route);
+                self.routes.push(Box::new(move |worker| Box::new(RouteOf::new(make(worker)))));
+            } else {
+                self.blame(Error::config("websocket", "at most 65,535 routes are possible"));
+            }
+        }
+        self
+    }
+
+    /// Answers a plain GET (and HEAD) at this path, which may also be a WebSocket path. `page` is
+    /// called on the worker's thread and should not block. The connection is closed after the
+    /// answer.
+    pub fn get(
+        mut self,
+        path: &str,
+        page: impl Fn(&Request<'_>) -> Response + Send + Sync + 'static,
+    ) -> Self {
+        if self.check_path("get", path) {
+            let entry = self.paths.entry(path);
+            if entry.page.is_some() {
+                self.blame(Error::config("get", format!("path {path:?} is given twice")));
+            } else {
+                entry.page = Some(Box::new(page));
+            }
+        }
+        self
+    }
+
+    /// The driver. Default [`DriverChoice::Auto`].
+    pub fn driver(mut self, driver: DriverChoice) -> Self {
+        self.config.driver = driver;
+        self
+    }
+
+    /// Worker threads, each with its own event loop; 0 is one per core. Default 1. The kernel
+    /// spreads TCP connections over them (`SO_REUSEPORT`).
+    pub fn workers(mut self, workers: usize) -> Self {
+        self.workers = workers;
+        self
+    }
+
+    /// Limits of frames, messages and request heads. Default [`Limits::new`].
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.config.limits = limits;
+        self
+    }
+
+    /// Bytes that may wait for one connection because its peer is slow to read; a message that
+    /// would pass it is refused to the caller. From half of it on, the peer is not read either,
+    /// so that it cannot fill the queue with answers to its own messages. One message that
+    /// meets an empty queue is always taken. Default 1 MiB, at least 1024.
+    pub fn max_backpressure(mut self, bytes: usize) -> Self {
+        self.config.max_backpressure = bytes;
+        self
+    }
+
+    /// Connections of the whole server. At the limit accepting pauses, and new peers wait in the
+    /// kernel's backlog until one ends. Default 100,000.
+    pub fn max_connections(mut self, connections: usize) -> Self {
+        self.config.max_connections = connections;
+        self
+    }
+
+    /// From accepting to the complete request head, whatever trickles in; then 408, or the end
+    /// if no byte came. Default 10 s.
+    pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
+        self.config.handshake_timeout_ms = millis(timeout);
+        self
+    }
+
+    /// A peer from which nothing comes for so long, not even a pong, is cut (1006). Default
+    /// 120 s.
+    pub fn idle_timeout(mut self, timeout: Duration) -> Self {
+        self.config.idle_timeout_ms = millis(timeout);
+        self
+    }
+
+    /// A peer from which nothing came for so long is sent a ping, once. Should be less than half
+    /// of the idle timeout, so that a live peer is never cut, and less than the 60 s after which
+    /// common proxies cut. Default 30 s.
+    pub fn ping_interval(mut self, interval: Duration) -> Self {
+        self.config.ping_interval_ms = millis(interval);
+        self
+    }
+
+    /// How long the peer may take to answer our Close. Default 5 s.
+    pub fn close_timeout(mut self, timeout: Duration) -> Self {
+        self.config.close_timeout_ms = millis(timeout);
+        self
+    }
+
+    /// A peer that takes none of the bytes queued for it for so long is cut (1006). Default 30 s.
+    pub fn write_timeout(mut self, timeout: Duration) -> Self {
+        self.config.write_timeout_ms = millis(timeout);
+        self
+    }
+
+    /// Connections that the kernel completes and keeps until a worker accepts them, per listener
+    /// (listen(2); capped by `net.core.somaxconn`). Default 4096.
+    pub fn backlog(mut self, connections: u32) -> Self {
+        self.config.backlog = connections;
+        self
+    }
+
+    /// Bytes that one receive may bring, and so the share that one connection may have of a
+    /// turn. One such buffer per worker with epoll, several with io_uring; memory is used as far
+    /// as it is filled. Default 256 KiB, from 4 KiB to 16 MiB.
+    pub fn receive_buffer(mut self, bytes: usize) -> Self {
+        self.config.receive_buffer = bytes;
+        self
+    }
+
+    /// Called once, when all workers accept connections, with the addresses as they were bound.
+    pub fn on_listening(mut self, call: impl FnOnce(&[ListenAddr]) + Send + 'static) -> Self {
+        self.on_listening = Some(Box::new(call));
+        self
+    }
+
+    /// Checks the settings and binds the addresses. Peers can connect from here on; they are
+    /// served once [`Server::run`] is called.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] names the setting that is impossible; [`Error::Listen`] the address that
+    /// cannot be bound.
+    pub fn build(mut self) -> Result<Server, Error> {
+        if let Some(mistake) = self.mistake {
+            return Err(mistake);
+        }
+        if self.addresses.is_empty() {
+            return Err(Error::config("listen", "no address given; add e.g. \"127.0.0.1:9001\""));
+        }
+        if self.paths.iter().next().is_none() {
+            return Err(Error::config("websocket", "no path is served; add e.g. \"/\""));
+        }
+        let cores = thread::available_parallelism().map_or(1, NonZero::get);
+        let workers = if self.workers == 0 { cores.min(1024) } else { self.workers };
+        self.config.workers = match u16::try_from(workers) {
+            Ok(workers) if workers <= 1024 => workers,
+            _ => return Err(Error::config("workers", "use 0 (one per core) to 1024")),
+        };
+        self.config.check()?;
+
+        let mut listeners: Vec<Vec<socket2::Socket>> = (0..workers).map(|_| Vec::new()).collect();
+        let mut local_addrs = Vec::new();
+        let mut unix_paths = Vec::new();
+        for address in &self.addresses {
+            let parsed: ListenAddr = address
+                .parse()
+                .map_err(|error| Error::config("listen", format!("{address:?}: {error}")))?;
+            let source = |source| Error::Listen { address: address.clone(), source };
+            let options = ListenOptions {
+                backlog: self.config.backlog,
+                reuse_port: workers > 1,
+                nodelay: true,
+            };
+            let first = listener::bind(&parsed, &options).map_err(source)?;
+            let bound = listener::local_addr(&first).map_err(source)?;
+            unix_paths.extend(UnixPathGuard::new(&bound).map_err(source)?);
+            for others in listeners.iter_mut().skip(1) {
+                others.push(match bound.unix_path() {
+                    // A Unix socket has no SO_REUSEPORT: the workers share one queue.
+                    Some(_) => first.try_clone().map_err(source)?,
+                    None => listener::bind(&bound, &options).map_err(source)?,
+                });
+            }
+            listeners[0].push(first);
+            local_addrs.push(bound);
+        }
+        Ok(Server {
+            shared: Arc::new(Shared::new(workers)),
+            config: Arc::new(self.config),
+            paths: Arc::new(self.paths),
+            routes: Arc::new(self.routes),
+            listeners,
+            local_addrs,
+            on_listening: self.on_listening,
+            unix_paths,
+        })
+    }
+
+    /// [`build`](Self::build), then [`Server::run`].
+    ///
+    /// # Errors
+    ///
+    /// Those of both.
+    pub fn run(self) -> Result<(), Error> {
+        self.build()?.run()
+    }
+
+    fn check_path(&mut self, field: &'static str, path: &str) -> bool {
+        let possible = path.starts_with('/')
+            && path.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'?' | b'#'));
+        if !possible {
+            let reason = format!(
+                "path {path:?} cannot be requested: it must start with '/' and hold neither \
+                 blanks nor '?' nor '#'"
+            );
+            self.blame(Error::config(field, reason));
+        }
+        possible
+    }
+
+    /// Keeps the first mistake until `build` can report it.
+    fn blame(&mut self, mistake: Error) {
+        self.mistake.get_or_insert(mistake);
+    }
+}
+
+impl fmt::Debug for ServerBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerBuilder")
+            .field("addresses", &self.addresses)
+            .field("config", &self.config)
+            .field("paths", &self.paths)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A server whose addresses are bound. See the [crate documentation](crate) for an example.
+pub struct Server {
+    config: Arc<Config>,
+    shared: Arc<Shared>,
+    paths: Arc<Paths>,
+    routes: Arc<Vec<RouteFactory>>,
+    /// One list per worker.
+    listeners: Vec<Vec<socket2::Socket>>,
+    local_addrs: Vec<ListenAddr>,
+    on_listening: Option<OnListening>,
+    /// Remove the files of Unix sockets when the server ends.
+    unix_paths: Vec<UnixPathGuard>,
+}
+
+impl Server {
+    /// Settings with their defaults.
+    pub fn builder() -> ServerBuilder {
+        ServerBuilder::new()
+    }
+
+    /// The addresses as they were bound: port 0 has become the real one.
+    pub fn local_addrs(&self) -> &[ListenAddr] {
+        &self.local_addrs
+    }
+
+    /// Reaches the server from other threads, also while it runs.
+    pub fn handle(&self) -> Handle {
+        Handle { shared: Arc::clone(&self.shared) }
+    }
+
+    /// Serves until [`Handle::shutdown`]. The calling thread waits; every worker has a thread of
+    /// its own, named `wirelane-N`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Driver`] if a forced driver cannot start; [`Error::Worker`] if the operating
+    /// system fails a running worker or a thread cannot be started. The other workers are shut
+    /// down then: there is never half a server.
+    pub fn run(self) -> Result<(), Error> {
+        let Self {
+            config,
+            shared,
+            paths,
+            routes,
+            listeners,
+            local_addrs,
+            on_listening,
+            unix_paths,
+        } = self;
+        let (ready, started) = mpsc::channel();
+        let mut threads = Vec::new();
+        let mut result = Ok(());
+        for (number, listeners) in (0..config.workers).zip(listeners) {
+            let worker = Start {
+                number,
+                listeners,
+                config: Arc::clone(&config),
+                shared: Arc::clone(&shared),
+                paths: Arc::clone(&paths),
+                routes: Arc::clone(&routes),
+            };
+            let ready = ready.clone();
+            let thread = thread::Builder::new()
+                .name(format!("wirelane-{number}"))
+                .spawn(move || worker.run(&ready));
+            match thread {
+                Ok(thread) => threads.push((number, thread)),
+                Err(source) => {
+                    result = Err(Error::Worker { worker: number, source });
+                    break;
+                }
+            }
+        }
+        drop(ready);
+        // Every worker that started says so; one that failed hangs up.
+        let started = started.iter().take(threads.len()).count();
+        if result.is_ok() && started == usize::from(config.workers) {
+            if let Some(call) = on_listening {
+                call(&local_addrs);
+            }
+        } else {
+            shared.shut_down(0);
+        }
+        for (number, thread) in threads {
+            let ended = thread.join().unwrap_or_else(|_| {
+                let source = std::io::Error::other("the worker's thread panicked");
+                Err(Error::Worker { worker: number, source })
+            });
+            if let Err(error) = ended
+                && result.is_ok()
+            {
+                result = Err(error);
+            }
+        }
+        drop(unix_paths);
+        result
+    }
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server")
+            .field("local_addrs", &self.local_addrs)
+            .field("config", &self.config)
+            .field("paths", &self.paths)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a worker's thread takes along.
+struct Start {
+    number: u16,
+    listeners: Vec<socket2::Socket>,
+    config: Arc<Config>,
+    shared: Arc<Shared>,
+    paths: Arc<Paths>,
+    routes: Arc<Vec<RouteFactory>>,
+}
+
+impl Start {
+    fn run(self, ready: &mpsc::Sender<()>) -> Result<(), Error> {
+        // However this thread ends, by an error or a panic, the others must not go on alone.
+        let guard = StopOthers { shared: Arc::clone(&self.shared) };
+        let number = self.number;
+        let mut worker = self.start()?;
+        let _ = ready.send(());
+        let result = worker.run().map_err(|source| Error::Worker { worker: number, source });
+        drop(worker);
+        drop(guard);
+        result
+    }
+
+    fn start(self) -> Result<Worker, Error> {
+        let Self { number, listeners, config, shared, paths, routes } = self;
+        let options = DriverOptions { receive_buffer: config.receive_buffer };
+        let (mut driver, memory) = driver::open(config.driver, &options).map_err(|source| {
+            let driver = if config.driver == DriverChoice::IoUring { "io_uring" } else { "epoll" };
+            Error::Driver { driver, source }
+        })?;
+        for listener in listeners {
+            driver.listen(listener).map_err(|source| Error::Worker { worker: number, source })?;
+        }
+        let routes = routes.iter().map(|make| make(usize::from(number))).collect();
+        log::info!("worker {number} runs on the {} driver", driver.name());
+        Ok(Worker::new(number, driver, memory, routes, paths, config, shared))
+    }
+}
+
+struct StopOthers {
+    shared: Arc<Shared>,
+}
+
+impl Drop for StopOthers {
+    fn drop(&mut self) {
+        self.shared.shut_down(0);
+    }
+}

@@ -1,0 +1,399 @@
+//! Everything of a worker but the handlers: what a handler may use while it runs.
+//!
+//! What comes in: what handlers and the turn want sent, flushed and closed. What goes out:
+//! driver calls, and `doomed`: connections whose end the turn has to carry out (a handler must
+//! not be called from inside a handler).
+
+use std::io::IoSlice;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::mailbox::{Command, Shared, Tally};
+use super::timers::Wheel;
+use crate::config::Config;
+use crate::connection::{Connection, NEVER, Phase, Table};
+use crate::driver::{ConnectionId, Driver};
+use crate::error::{CloseCause, SendError};
+use crate::outgoing::OutgoingPool;
+use crate::protocol::{BufferPool, CloseCode, Message, frame};
+use crate::websocket::SendStatus;
+
+/// Payloads from here on are offered to the kernel where they lie instead of being copied into
+/// the outgoing batch: a copy of 16 KiB costs more than a second system call's share.
+const DIRECT_SEND: usize = 16 * 1024;
+
+/// How long input is discarded after our FIN, so that our Close arrives before any reset.
+pub(crate) const LINGER_MS: u64 = 1000;
+
+/// Spare bytes that a worker keeps for reuse, in each of its two pools.
+const SPARE_BYTES: usize = 8 * 1024 * 1024;
+
+/// See the module documentation.
+pub(crate) struct Core {
+    pub(crate) driver: Box<dyn Driver>,
+    pub(crate) table: Table,
+    pub(crate) buffers: BufferPool,
+    pub(crate) outgoing: OutgoingPool,
+    pub(crate) timers: Wheel,
+    /// Connections that have something to flush, each once.
+    pub(crate) dirty: Vec<ConnectionId>,
+    /// Connections that the turn has to end.
+    pub(crate) doomed: Vec<(ConnectionId, CloseCause)>,
+    /// The time of this turn.
+    pub(crate) now_ms: u64,
+    pub(crate) config: Arc<Config>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) tally: Tally,
+    pub(crate) worker: u16,
+}
+
+impl Core {
+    pub(crate) fn new(
+        worker: u16,
+        driver: Box<dyn Driver>,
+        config: Arc<Config>,
+        shared: Arc<Shared>,
+    ) -> Self {
+        let now_ms = driver.now_ms();
+        Self {
+            driver,
+            table: Table::new(worker),
+            buffers: BufferPool::new(SPARE_BYTES),
+            outgoing: OutgoingPool::new(SPARE_BYTES),
+            timers: Wheel::new(now_ms),
+            dirty: Vec::new(),
+            doomed: Vec::new(),
+            now_ms,
+            config,
+            shared,
+            tally: Tally::default(),
+            worker,
+        }
+    }
+
+    /// Queues one message. See [`WebSocket::send`](crate::WebSocket::send).
+    #[inline]
+    pub(crate) fn send(
+        &mut self,
+        id: ConnectionId,
+        message: Message<'_>,
+    ) -> Result<SendStatus, SendError> {
+        let len = message.len();
+        let Some(connection) = self.table.get_mut(id) else { return Err(SendError::Gone) };
+        let Phase::Live(live) = &mut connection.phase else { return Err(SendError::Gone) };
+        let outgoing = connection.outgoing.get_or_insert_with(|| self.outgoing.take());
+        let unsent = outgoing.unsent_len();
+        if len >= DIRECT_SEND || unsent + len > self.config.high_water() {
+            return self.send_large(id, message);
+        }
+        if live.endpoint.send(message, outgoing.append()).is_err() {
+            return Err(SendError::Gone);
+        }
+        self.tally.messages_sent += 1;
+        if !connection.dirty {
+            connection.dirty = true;
+            self.dirty.push(id);
+        }
+        Ok(if connection.blocked { SendStatus::Queued } else { SendStatus::Sent })
+    }
+
+    /// The same for a message that is large or meets a long queue: the kernel is asked to take
+    /// what it can before anything is copied or refused.
+    #[cold]
+    fn send_large(
+        &mut self,
+        id: ConnectionId,
+        message: Message<'_>,
+    ) -> Result<SendStatus, SendError> {
+        let len = message.len();
+        let Some(connection) = self.table.get_mut(id) else { return Err(SendError::Gone) };
+        let Phase::Live(live) = &mut connection.phase else { return Err(SendError::Gone) };
+        if !live.endpoint.is_open() {
+            return Err(SendError::Gone);
+        }
+        let blocked = connection.blocked;
+        if !blocked && len < DIRECT_SEND {
+            self.flush(id);
+        }
+        let Some(connection) = self.table.get_mut(id) else { return Err(SendError::Gone) };
+        let Phase::Live(live) = &mut connection.phase else { return Err(SendError::Gone) };
+        let outgoing = connection.outgoing.get_or_insert_with(|| self.outgoing.take());
+        let unsent = outgoing.unsent_len();
+        let header = frame::encode_header(true, false, message.opcode(), len as u64, None);
+        if connection.blocked || len < DIRECT_SEND {
+            if unsent != 0 && unsent + header.len() + len > self.config.max_backpressure {
+                self.tally.dropped += 1;
+                return Err(SendError::Full);
+            }
+            if live.endpoint.send(message, outgoing.append()).is_err() {
+                return Err(SendError::Gone);
+            }
+            self.tally.messages_sent += 1;
+            let blocked = connection.blocked;
+            self.mark_dirty(id);
+            return Ok(if blocked { SendStatus::Queued } else { SendStatus::Sent });
+        }
+
+        // The batch so far, the header and the payload in one call, in order.
+        outgoing.append();
+        let payload = message.payload();
+        let slices =
+            [IoSlice::new(outgoing.unsent()), IoSlice::new(&header), IoSlice::new(payload)];
+        let batch = outgoing.unsent().len();
+        let slices = if batch == 0 { &slices[1..] } else { &slices[..] };
+        let taken = match self.driver.send(id, slices) {
+            Ok(taken) => taken,
+            Err(error) => {
+                self.doomed.push((id, CloseCause::Io(error.kind())));
+                return Err(SendError::Gone);
+            }
+        };
+        if taken < batch {
+            // Not even the batch went out. The message is one more in the queue, or too much.
+            outgoing.advance(taken);
+            let full = outgoing.unsent_len() + header.len() + len > self.config.max_backpressure;
+            if !full {
+                outgoing.append().extend_from_slice(&header);
+                outgoing.append().extend_from_slice(payload);
+                self.tally.messages_sent += 1;
+            } else {
+                self.tally.dropped += 1;
+            }
+            self.block(id);
+            return if full { Err(SendError::Full) } else { Ok(SendStatus::Queued) };
+        }
+        outgoing.advance(batch);
+        self.tally.messages_sent += 1;
+        let taken = taken - batch;
+        if taken == header.len() + len {
+            self.drained(id);
+            return Ok(SendStatus::Sent);
+        }
+        // A frame that has begun to leave must be completed, whatever the limit says.
+        let rest = outgoing.append();
+        if taken < header.len() {
+            rest.extend_from_slice(&header[taken..]);
+            rest.extend_from_slice(payload);
+        } else {
+            rest.extend_from_slice(&payload[taken - header.len()..]);
+        }
+        self.block(id);
+        Ok(SendStatus::Queued)
+    }
+
+    /// Sends to a connection of any worker.
+    pub(crate) fn send_to(
+        &mut self,
+        id: ConnectionId,
+        message: Message<'_>,
+    ) -> Result<SendStatus, SendError> {
+        if id.worker() == self.worker {
+            return self.send(id, message);
+        }
+        post_message(&self.shared, id, message)?;
+        Ok(SendStatus::Queued)
+    }
+
+    pub(crate) fn ping(&mut self, id: ConnectionId, payload: &[u8]) -> SendStatus {
+        let payload = &payload[..payload.len().min(125)];
+        let Some(connection) = self.table.get_mut(id) else { return SendStatus::Dropped };
+        let Phase::Live(live) = &mut connection.phase else { return SendStatus::Dropped };
+        let outgoing = connection.outgoing.get_or_insert_with(|| self.outgoing.take());
+        if live.endpoint.ping(payload, outgoing.append()).is_err() {
+            return SendStatus::Dropped;
+        }
+        let blocked = connection.blocked;
+        self.mark_dirty(id);
+        if blocked { SendStatus::Queued } else { SendStatus::Sent }
+    }
+
+    /// Answers a ping. While the socket is full only the latest answer waits.
+    pub(crate) fn pong(&mut self, id: ConnectionId, payload: &[u8]) {
+        let Some(connection) = self.table.get_mut(id) else { return };
+        let Phase::Live(live) = &mut connection.phase else { return };
+        let outgoing = connection.outgoing.get_or_insert_with(|| self.outgoing.take());
+        let out = if connection.blocked { outgoing.replace_pong() } else { outgoing.append() };
+        // A payload that was received is not too long, and after our Close no pong is due.
+        let _ = live.endpoint.pong(payload, out);
+        self.mark_dirty(id);
+    }
+
+    /// Starts the close handshake.
+    pub(crate) fn close(&mut self, id: ConnectionId, code: CloseCode, reason: &str) -> bool {
+        let close_timeout_ms = self.config.close_timeout_ms;
+        let now_ms = self.now_ms;
+        let Some(connection) = self.table.get_mut(id) else { return false };
+        let Phase::Live(live) = &mut connection.phase else { return false };
+        let outgoing = connection.outgoing.get_or_insert_with(|| self.outgoing.take());
+        if !live.endpoint.close(Some(code), reason, outgoing.append()) {
+            return false;
+        }
+        connection.deadline_ms = after(now_ms, close_timeout_ms);
+        self.mark_dirty(id);
+        self.arm_timer(id);
+        true
+    }
+
+    pub(crate) fn terminate(&mut self, id: ConnectionId) {
+        if self.table.get(id).is_some_and(|c| matches!(c.phase, Phase::Live(_))) {
+            self.doomed.push((id, CloseCause::Terminated));
+        }
+    }
+
+    pub(crate) fn buffered_amount(&self, id: ConnectionId) -> usize {
+        self.table.get(id).map_or(0, Connection::unsent_len)
+    }
+
+    pub(crate) fn peer_addr(&self, id: ConnectionId) -> Option<SocketAddr> {
+        let connection = self.table.get(id)?;
+        if matches!(connection.phase, Phase::Gone) {
+            return None;
+        }
+        self.driver.peer_addr(id)
+    }
+
+    /// Has the connection flushed at the end of the turn.
+    pub(crate) fn mark_dirty(&mut self, id: ConnectionId) {
+        if let Some(connection) = self.table.get_mut(id)
+            && !connection.dirty
+        {
+            connection.dirty = true;
+            self.dirty.push(id);
+        }
+    }
+
+    /// Gives the socket what is queued, unless it is known to be full.
+    #[inline]
+    pub(crate) fn flush(&mut self, id: ConnectionId) {
+        let Some(connection) = self.table.get_mut(id) else { return };
+        if connection.blocked || matches!(connection.phase, Phase::Gone) {
+            return;
+        }
+        let Some(outgoing) = connection.outgoing.as_mut() else { return self.drained(id) };
+        while !outgoing.unsent().is_empty() {
+            let len = outgoing.unsent().len();
+            match self.driver.send(id, &[IoSlice::new(outgoing.unsent())]) {
+                Ok(taken) => {
+                    outgoing.advance(taken);
+                    if taken < len {
+                        return self.block(id);
+                    }
+                }
+                Err(error) => return self.doomed.push((id, CloseCause::Io(error.kind()))),
+            }
+        }
+        self.drained(id);
+    }
+
+    /// The socket is full: wait for `Writable`, watch the time, and stop reading from a peer that
+    /// does not read.
+    fn block(&mut self, id: ConnectionId) {
+        let high_water = self.config.high_water();
+        let now_ms = self.now_ms;
+        let Some(connection) = self.table.get_mut(id) else { return };
+        connection.blocked = true;
+        if let Some(outgoing) = &mut connection.outgoing {
+            outgoing.progress_ms = now_ms;
+            if outgoing.unsent_len() > high_water && !connection.reading_paused {
+                connection.reading_paused = true;
+                self.driver.pause_reading(id);
+            }
+        }
+        self.arm_timer(id);
+    }
+
+    /// Nothing is left to send: the buffer goes back to the pool, and a connection that was only
+    /// waiting for that sends its FIN.
+    fn drained(&mut self, id: ConnectionId) {
+        let now_ms = self.now_ms;
+        let Some(connection) = self.table.get_mut(id) else { return };
+        if connection.outgoing.as_ref().is_some_and(|outgoing| !outgoing.holds_input())
+            && let Some(outgoing) = connection.outgoing.take()
+        {
+            self.outgoing.give(outgoing);
+        }
+        if let Phase::Draining { finished, .. } = &mut connection.phase
+            && !*finished
+        {
+            *finished = true;
+            if connection.peer_ended {
+                self.release(id);
+            } else {
+                connection.deadline_ms = connection.deadline_ms.min(after(now_ms, LINGER_MS));
+                self.driver.finish_sending(id);
+                self.arm_timer(id);
+            }
+        }
+    }
+
+    /// Closes the socket; `Released` will free the slot. The session must have ended.
+    pub(crate) fn release(&mut self, id: ConnectionId) {
+        let Some(connection) = self.table.get_mut(id) else { return };
+        if matches!(connection.phase, Phase::Gone) {
+            return;
+        }
+        debug_assert!(!matches!(connection.phase, Phase::Live(_)), "on_close comes first");
+        connection.phase = Phase::Gone;
+        if let Some(outgoing) = connection.outgoing.take() {
+            self.outgoing.give(outgoing);
+        }
+        self.timers.clear(id.slot() as u32);
+        self.driver.close(id);
+    }
+
+    /// Sets the connection's timer to the earliest of its deadlines.
+    pub(crate) fn arm_timer(&mut self, id: ConnectionId) {
+        let deadline = self.next_deadline(id);
+        let slot = id.slot() as u32;
+        if deadline == NEVER {
+            self.timers.clear(slot);
+        } else if self.timers.deadline(slot).is_none_or(|armed| deadline < armed) {
+            // A timer that is armed too early looks again when it fires: activity moves
+            // deadlines back without a word to the wheel.
+            self.timers.set(slot, deadline);
+        }
+    }
+
+    /// The earliest moment at which time alone changes something for this connection.
+    pub(crate) fn next_deadline(&self, id: ConnectionId) -> u64 {
+        let config = &self.config;
+        let Some(connection) = self.table.get(id) else { return NEVER };
+        let mut deadline = connection.deadline_ms;
+        if let Phase::Live(live) = &connection.phase {
+            if !live.endpoint.is_open() {
+                return deadline;
+            }
+            // A peer that is not read cannot prove that it is alive; the write timeout watches it.
+            if !connection.reading_paused {
+                deadline = deadline.min(after(connection.last_received_ms, config.idle_timeout_ms));
+                if !connection.pinged {
+                    deadline =
+                        deadline.min(after(connection.last_received_ms, config.ping_interval_ms));
+                }
+            }
+            if connection.blocked
+                && let Some(outgoing) = &connection.outgoing
+            {
+                deadline = deadline.min(after(outgoing.progress_ms, config.write_timeout_ms));
+            }
+        }
+        deadline
+    }
+}
+
+/// Posts a message to the mailbox of the connection's worker.
+pub(crate) fn post_message(
+    shared: &Shared,
+    id: ConnectionId,
+    message: Message<'_>,
+) -> Result<(), SendError> {
+    let mailbox = shared.mailboxes.get(usize::from(id.worker())).ok_or(SendError::Gone)?;
+    let text = matches!(message, Message::Text(_));
+    mailbox.post(Command::Send { id, text, payload: message.payload().into() })
+}
+
+/// `timeout_ms` after `start_ms`; zero is off.
+#[inline]
+pub(crate) fn after(start_ms: u64, timeout_ms: u64) -> u64 {
+    if timeout_ms == 0 { NEVER } else { start_ms.saturating_add(timeout_ms) }
+}

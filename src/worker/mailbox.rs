@@ -1,0 +1,255 @@
+//! Commands from other threads, and the figures that other threads read.
+//!
+//! What comes in: commands, from any thread. What goes out: batches of commands, to the one
+//! worker that owns the mailbox. A mailbox is bounded: full is an error value, never a wait.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+
+use crate::driver::{ConnectionId, Waker};
+use crate::error::SendError;
+use crate::protocol::CloseCode;
+
+/// Commands that may wait for one worker.
+const CAPACITY: usize = 65_536;
+
+/// What a worker can be asked to do from outside.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// Send a message; counted as undelivered if the connection has gone or is full.
+    Send { id: ConnectionId, text: bool, payload: Box<[u8]> },
+    /// Start the close handshake.
+    Close { id: ConnectionId, code: CloseCode, reason: Box<str> },
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    commands: VecDeque<Command>,
+    stopped: bool,
+}
+
+/// The way into one worker.
+#[derive(Debug, Default)]
+pub(crate) struct Mailbox {
+    queue: Mutex<Queue>,
+    /// A wake-up is under way that the worker has not answered yet.
+    awake: AtomicBool,
+    waker: OnceLock<Waker>,
+}
+
+impl Mailbox {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        // Nothing panics while the lock is held; a poisoned queue would still be whole.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Queues a command and wakes the worker, unless a wake-up is under way already.
+    pub(crate) fn post(&self, command: Command) -> Result<(), SendError> {
+        {
+            let mut queue = self.lock();
+            if queue.stopped {
+                return Err(SendError::Stopped);
+            }
+            if queue.commands.len() >= CAPACITY {
+                return Err(SendError::MailboxFull);
+            }
+            queue.commands.push_back(command);
+        }
+        self.wake();
+        Ok(())
+    }
+
+    /// Makes the worker look at its mailbox.
+    pub(crate) fn wake(&self) {
+        // The order matters: a command is queued before `awake` is read here, and `take` clears
+        // `awake` before it looks at the queue. So either this swap sees `false` and wakes, or
+        // the worker has yet to look and finds the command.
+        if !self.awake.swap(true, Ordering::AcqRel)
+            && let Some(waker) = self.waker.get()
+        {
+            waker.wake();
+        }
+    }
+
+    /// Moves all commands into `batch`, which must be empty.
+    pub(crate) fn take(&self, batch: &mut VecDeque<Command>) {
+        self.awake.store(false, Ordering::SeqCst);
+        std::mem::swap(&mut self.lock().commands, batch);
+    }
+
+    /// The worker runs and can be woken; commands posted earlier wake it now.
+    pub(crate) fn open(&self, waker: Waker) {
+        waker.wake();
+        let _ = self.waker.set(waker);
+    }
+
+    /// The worker has ended: later commands are refused, waiting ones are dropped and counted.
+    pub(crate) fn stop(&self) -> usize {
+        let mut queue = self.lock();
+        queue.stopped = true;
+        let lost = queue.commands.iter().filter(|c| matches!(c, Command::Send { .. })).count();
+        queue.commands.clear();
+        lost
+    }
+}
+
+/// What all workers and handles of one server share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) mailboxes: Vec<Mailbox>,
+    /// Connections of all workers, compared with `max_connections`.
+    pub(crate) connections: AtomicUsize,
+    /// Milliseconds that the shutdown may take from the moment a worker notices; `NOT_STOPPING`
+    /// until someone asks.
+    pub(crate) shutdown_grace_ms: AtomicU64,
+    pub(crate) counters: Counters,
+}
+
+/// Value of `shutdown_grace_ms` while nobody asked for a shutdown.
+pub(crate) const NOT_STOPPING: u64 = u64::MAX;
+
+impl Shared {
+    pub(crate) fn new(workers: usize) -> Self {
+        Self {
+            mailboxes: (0..workers).map(|_| Mailbox::default()).collect(),
+            connections: AtomicUsize::new(0),
+            shutdown_grace_ms: AtomicU64::new(NOT_STOPPING),
+            counters: Counters::default(),
+        }
+    }
+
+    /// Asks all workers to stop within `grace_ms`; the shortest of several requests wins.
+    pub(crate) fn shut_down(&self, grace_ms: u64) {
+        self.shutdown_grace_ms.fetch_min(grace_ms.min(NOT_STOPPING - 1), Ordering::AcqRel);
+        for mailbox in &self.mailboxes {
+            mailbox.wake();
+        }
+    }
+}
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// Figures of a server since it was built, all workers together.
+        ///
+        /// Read without stopping the workers: each figure is exact as of the last turn of each
+        /// worker, but they may be from different turns.
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+        #[non_exhaustive]
+        pub struct Stats {
+            /// Connections that hold a slot now, the opening and closing ones included.
+            pub connections: u64,
+            $($(#[$doc])* pub $name: u64,)*
+        }
+
+        /// The sums of all workers.
+        #[derive(Debug, Default)]
+        pub(crate) struct Counters {
+            $($name: AtomicU64,)*
+        }
+
+        /// What one worker counted since it last published.
+        #[derive(Debug, Default)]
+        pub(crate) struct Tally {
+            $(pub(crate) $name: u64,)*
+        }
+
+        impl Counters {
+            /// Adds a worker's tally and empties it.
+            pub(crate) fn add(&self, tally: &mut Tally) {
+                $(
+                    if tally.$name != 0 {
+                        self.$name.fetch_add(tally.$name, Ordering::Relaxed);
+                        tally.$name = 0;
+                    }
+                )*
+            }
+        }
+
+        impl Shared {
+            pub(crate) fn stats(&self) -> Stats {
+                Stats {
+                    connections: self.connections.load(Ordering::Relaxed) as u64,
+                    $($name: self.counters.$name.load(Ordering::Relaxed),)*
+                }
+            }
+        }
+    };
+}
+
+counters! {
+    /// TCP or Unix connections accepted.
+    accepted,
+    /// Opening handshakes completed.
+    opened,
+    /// Requests answered with an HTTP error status.
+    refused,
+    /// `on_close` calls.
+    closed,
+    /// Messages delivered to handlers.
+    messages_received,
+    /// Messages taken for sending, one per connection they go to.
+    messages_sent,
+    /// Messages refused because a queue would have passed `max_backpressure`; the caller was
+    /// told.
+    dropped,
+    /// Messages posted to another worker that found their connection gone or full, or the worker
+    /// stopped.
+    undelivered,
+    /// Connections lost to a panic of their handler.
+    handler_panics,
+    /// Times that accepting was paused because descriptors or memory had run out.
+    accept_pauses,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    fn close(slot: u32) -> Command {
+        let id = ConnectionId::new(0, slot, 1);
+        Command::Close { id, code: CloseCode::NORMAL, reason: "".into() }
+    }
+
+    #[test]
+    fn a_full_mailbox_is_an_error_value() {
+        let mailbox = Mailbox::default();
+        for slot in 0..CAPACITY {
+            mailbox.post(close(slot as u32)).expect("room");
+        }
+        assert_eq!(mailbox.post(close(0)), Err(SendError::MailboxFull));
+        let mut batch = VecDeque::new();
+        mailbox.take(&mut batch);
+        assert_eq!(batch.len(), CAPACITY);
+        assert_eq!(mailbox.post(close(0)), Ok(()));
+    }
+
+    #[test]
+    fn a_stopped_mailbox_counts_what_it_lost_and_refuses_more() {
+        let mailbox = Mailbox::default();
+        let id = ConnectionId::new(0, 0, 1);
+        let send = Command::Send { id, text: true, payload: Box::from(*b"x") };
+        mailbox.post(send).expect("room");
+        mailbox.post(close(0)).expect("room");
+        assert_eq!(mailbox.stop(), 1);
+        assert_eq!(mailbox.post(close(0)), Err(SendError::Stopped));
+    }
+
+    #[test]
+    fn one_wake_up_serves_a_batch_and_none_is_lost() {
+        let mailbox = Mailbox::default();
+        let flag = Arc::new(AtomicBool::new(false));
+        mailbox.open(Waker::Simulated(Arc::clone(&flag)));
+        flag.store(false, Ordering::Release);
+        mailbox.post(close(0)).expect("room");
+        assert!(flag.swap(false, Ordering::AcqRel), "the first post wakes");
+        mailbox.post(close(1)).expect("room");
+        assert!(!flag.load(Ordering::Acquire), "the second finds a wake-up under way");
+        let mut batch = VecDeque::new();
+        mailbox.take(&mut batch);
+        assert_eq!(batch.len(), 2);
+        mailbox.post(close(2)).expect("room");
+        assert!(flag.load(Ordering::Acquire), "after the worker looked, a post wakes again");
+    }
+}

@@ -1,0 +1,123 @@
+//! One route: a handler with the sessions of its connections, its type erased.
+//!
+//! What comes in: events of one connection, by session key. What goes out: calls of the
+//! application's methods, each behind a wall that a panic does not pass.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use slab::Slab;
+
+use super::Core;
+use crate::driver::ConnectionId;
+use crate::error::Close;
+use crate::handler::Handler;
+use crate::protocol::Message;
+use crate::websocket::WebSocket;
+
+/// What a call of the application came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub(crate) enum Outcome {
+    Returned,
+    Panicked,
+}
+
+/// An application's call, without its argument types.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Call<'a> {
+    Open,
+    Message(Message<'a>),
+    Ping(&'a [u8]),
+    Pong(&'a [u8]),
+    Drain,
+}
+
+/// A handler whose session type is known only inside.
+pub(crate) trait Route {
+    /// Makes a session and returns its key.
+    fn begin(&mut self) -> u32;
+
+    /// Calls the application. The session must have begun and not ended.
+    fn call(&mut self, core: &mut Core, id: ConnectionId, session: u32, call: Call<'_>) -> Outcome;
+
+    /// Calls `on_close`, then drops the session.
+    fn end(&mut self, core: &mut Core, id: ConnectionId, session: u32, close: Close<'_>)
+    -> Outcome;
+
+    /// Sessions that have begun and not ended.
+    fn sessions(&self) -> usize;
+}
+
+/// The only implementation of [`Route`].
+pub(crate) struct RouteOf<H: Handler> {
+    handler: H,
+    sessions: Slab<H::Session>,
+}
+
+impl<H: Handler> RouteOf<H> {
+    pub(crate) fn new(handler: H) -> Self {
+        Self { handler, sessions: Slab::new() }
+    }
+}
+
+impl<H: Handler> Route for RouteOf<H> {
+    fn begin(&mut self) -> u32 {
+        let key = self.sessions.insert(H::Session::default());
+        u32::try_from(key).expect("as many sessions as connections, fewer than 2^32")
+    }
+
+    #[inline]
+    fn call(&mut self, core: &mut Core, id: ConnectionId, session: u32, call: Call<'_>) -> Outcome {
+        let Some(session) = self.sessions.get_mut(session as usize) else {
+            debug_assert!(false, "no session {session}");
+            return Outcome::Returned;
+        };
+        let handler = &mut self.handler;
+        guard(|| {
+            let ws = &mut WebSocket { core, id, session };
+            match call {
+                Call::Open => handler.on_open(ws),
+                Call::Message(message) => handler.on_message(ws, message),
+                Call::Ping(payload) => handler.on_ping(ws, payload),
+                Call::Pong(payload) => handler.on_pong(ws, payload),
+                Call::Drain => handler.on_drain(ws),
+            }
+        })
+    }
+
+    fn end(
+        &mut self,
+        core: &mut Core,
+        id: ConnectionId,
+        session: u32,
+        close: Close<'_>,
+    ) -> Outcome {
+        let Some(mut session) = self.sessions.try_remove(session as usize) else {
+            debug_assert!(false, "no session {session}");
+            return Outcome::Returned;
+        };
+        let handler = &mut self.handler;
+        guard(move || {
+            handler.on_close(&mut WebSocket { core, id, session: &mut session }, close);
+            drop(session);
+        })
+    }
+
+    fn sessions(&self) -> usize {
+        self.sessions.len()
+    }
+}
+
+/// Calls the application; a panic stays inside. What the handler left half done is its own
+/// affair: the worker's state is only touched through `Core`, whose methods do not panic midway.
+#[inline]
+fn guard(call: impl FnOnce()) -> Outcome {
+    match catch_unwind(AssertUnwindSafe(call)) {
+        Ok(()) => Outcome::Returned,
+        Err(payload) => {
+            // A payload may panic again when dropped; what is leaked here is a few bytes.
+            std::mem::forget(payload);
+            Outcome::Panicked
+        }
+    }
+}
