@@ -23,8 +23,6 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 /// Bytes asked of the socket at a time.
 const READ_SIZE: usize = 64 * 1024;
-/// The suite is never silent for this long, except when something is wrong.
-const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
 fn main() -> Result<()> {
     let (mut url, mut agent) = (String::new(), String::from("wirelane"));
@@ -41,19 +39,17 @@ fn main() -> Result<()> {
 }
 
 fn run_cases(authority: &str, agent: &str) -> Result<()> {
-    let mut count = String::new();
-    Connection::open(authority, "/getCaseCount")?.run(|_, message, _| {
-        count = String::from_utf8_lossy(message.payload()).into_owned();
-    })?;
-    for case in 1..=count.parse::<u32>()? {
+    let mut count = Vec::new();
+    let connection = Connection::open(authority, "/getCaseCount")?;
+    connection.run(|_, message, _| count = message.payload().to_vec())?;
+    for case in 1..=String::from_utf8(count)?.parse::<u32>()? {
         let target = format!("/runCase?case={case}&agent={agent}");
         let outcome = Connection::open(authority, &target)?.run(|endpoint, message, out| {
-            // Refused only after a Close, and then nobody waits for the echo any more.
-            let _ = endpoint.send(message, out);
+            let _ = endpoint.send(message, out); // refused only after a Close: nobody waits then
         });
-        // The suite ends some cases by dropping the connection; it knows whether that is fine.
+        // The suite ends some cases by dropping TCP; it knows whether that is fine.
         if let Err(error) = outcome {
-            eprintln!("case {case} of {count}: {error}");
+            eprintln!("case {case}: {error}");
         }
     }
     Ok(Connection::open(authority, &format!("/updateReports?agent={agent}"))?.run(|_, _, _| {})?)
@@ -79,7 +75,7 @@ impl Connection {
         handshake.write_request(authority, target, &[], &[], &mut request)?;
         let mut stream = TcpStream::connect(authority)?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(READ_TIMEOUT))?;
+        stream.set_read_timeout(Some(Duration::from_secs(30)))?; // longer than any case is silent
         stream.write_all(&request)?;
 
         let (mut buffer, mut filled) = (vec![0; READ_SIZE], 0);
@@ -120,7 +116,7 @@ impl Connection {
                         bytes.recycle(pool);
                     }
                     Ok(Some(Event::Ping(payload))) => {
-                        // Refused only after a Close: RFC 6455 5.5.2 asks for no Pong then.
+                        // RFC 6455 5.5.2: no Pong is due after a Close, and none is written.
                         let _ = endpoint.pong(payload.as_slice(), &mut out);
                         payload.recycle(pool);
                     }
@@ -137,7 +133,7 @@ impl Connection {
             }
             self.filled = self.stream.read(&mut self.buffer)?;
             if self.filled == 0 {
-                return Ok(());
+                break;
             }
         }
         // RFC 6455 7.1.1: the server ends TCP first, in whichever way; what it sends is ignored.
