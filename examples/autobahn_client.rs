@@ -21,8 +21,7 @@ use wirelane::protocol::{BufferPool, Endpoint, Event, Limits, Message, State};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
-/// Bytes asked of the socket at a time.
-const READ_SIZE: usize = 64 * 1024;
+const READ_SIZE: usize = 64 * 1024; // bytes asked of the socket at a time
 
 fn main() -> Result<()> {
     let (mut url, mut agent) = (String::new(), String::from("wirelane"));
