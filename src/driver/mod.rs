@@ -61,6 +61,7 @@ use std::net::SocketAddr;
 
 pub(crate) mod memory;
 pub(crate) mod token;
+pub(crate) mod uring;
 pub(crate) mod waker;
 
 pub(crate) use memory::ReceiveMemory;
