@@ -47,6 +47,8 @@ use super::{AcceptedSocket, ConnectionId, Driver, DriverStats, Event, ReceiveMem
 
 mod buffers;
 mod complete;
+#[cfg(test)]
+mod labs;
 mod probe;
 mod submit;
 #[cfg(test)]

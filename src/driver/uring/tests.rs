@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::io::{IoSlice, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::Barrier;
 use std::thread;
 use std::time::Duration;
 
@@ -144,14 +145,21 @@ impl Echo {
     }
 }
 
-/// Sends `len` bytes that `seed` determines, and expects them back.
-fn exchange(address: SocketAddr, seed: u32, len: usize) -> thread::JoinHandle<()> {
+/// Connects, passes `start`, sends `len` bytes that `seed` determines, and expects them back.
+fn exchange(
+    address: SocketAddr,
+    start: &Arc<Barrier>,
+    seed: u32,
+    len: usize,
+) -> thread::JoinHandle<()> {
+    let start = Arc::clone(start);
     thread::Builder::new()
         .stack_size(128 * 1024)
         .spawn(move || {
             let sent = pattern(seed, len);
             let mut stream = TcpStream::connect(address).expect("connect");
             stream.set_read_timeout(Some(Duration::from_secs(20))).expect("timeout");
+            start.wait();
             let mut writer = stream.try_clone().expect("clone");
             let copy = sent.clone();
             let writing = thread::Builder::new()
@@ -183,7 +191,15 @@ fn pattern(seed: u32, len: usize) -> Vec<u8> {
 
 fn echo_everything(options: UringOptions, connections: u32, len: usize) -> Option<Echo> {
     let mut echo = Echo::new(options)?;
-    let clients: Vec<_> = (0..connections).map(|seed| exchange(echo.address, seed, len)).collect();
+    let start = Arc::new(Barrier::new(connections as usize + 1));
+    let clients: Vec<_> =
+        (0..connections).map(|seed| exchange(echo.address, &start, seed, len)).collect();
+    while echo.peers.len() < connections as usize {
+        echo.turn(1000);
+    }
+    start.wait();
+    // All of them fill the kernel's buffers before the driver looks.
+    thread::sleep(Duration::from_millis(50));
     echo.serve(connections as usize);
     for client in clients {
         client.join().expect("client");
@@ -339,7 +355,7 @@ fn a_paused_connection_receives_nothing_and_closes() {
     echo.serve(1);
     // RFC 1122 4.2.2.13: input that nobody read ends in RST.
     let end = client.read(&mut [0; 8]);
-    assert_eq!(end.expect_err("reset").kind(), std::io::ErrorKind::ConnectionReset);
+    assert_eq!(end.expect_err("reset").kind(), io::ErrorKind::ConnectionReset);
 }
 
 #[test]
@@ -364,7 +380,8 @@ fn closing_swallows_bytes_of_the_same_batch_and_recycles_them() {
             assert!(rest.is_empty());
         }
         // If buffers had been lost, this could not work.
-        let client = exchange(echo.address, 1, 5000);
+        let start = Arc::new(Barrier::new(1));
+        let client = exchange(echo.address, &start, 1, 5000);
         echo.serve(21);
         client.join().expect("client");
         if best_mode != ReceiveMode::SingleShot {
@@ -414,7 +431,7 @@ fn stopping_refuses_new_peers_at_once() {
     let (mut client, _) = connect(&mut echo);
     echo.driver.stop_listening();
     let refused = TcpStream::connect(echo.address).expect_err("closed");
-    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+    assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
     // Established connections go on.
     client.write_all(b"still").expect("write");
     while echo.largest_read == 0 {
