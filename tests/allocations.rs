@@ -97,12 +97,18 @@ fn a_message_in_steady_state_costs_no_allocation() {
                 }
             }
         };
-        round(20);
-        let counted_before = ALLOCATIONS.load(Ordering::Relaxed);
-        assert!(counted_before > 0, "the counter does not see the worker");
-        round(20);
-        let allocations = ALLOCATIONS.load(Ordering::Relaxed) - counted_before;
-        let messages = 20 * 8 * (1 + 16 + 8 + 4 + 2 + 1);
-        assert_eq!(allocations, 0, "{driver}: {allocations} for {messages} messages");
+        // Pools and queues grow to what the traffic needs, which depends on how the kernel cuts
+        // the stream. A round without any allocation shows that no message causes one.
+        let mut rounds = Vec::new();
+        for _ in 0..10 {
+            let before = ALLOCATIONS.load(Ordering::Relaxed);
+            assert!(before > 0, "the counter does not see the worker");
+            round(20);
+            rounds.push(ALLOCATIONS.load(Ordering::Relaxed) - before);
+            if rounds.last() == Some(&0) {
+                break;
+            }
+        }
+        assert_eq!(rounds.last(), Some(&0), "{driver}: allocations per round: {rounds:?}");
     }
 }
