@@ -5,7 +5,7 @@
 //! holds no heap memory unless a message or frame has arrived in part.
 //!
 //! ```text
-//!  receive(input) --+--> a small masked message, whole: unmask, check, hand out (the usual case)
+//!  receive(input) --+--> a masked message below 64 KiB, whole: the usual case, in place
 //!                   +--> everything else: reading.rs
 //!  send, ping, ... -----> one whole frame, appended to `out`
 //! ```
@@ -224,26 +224,37 @@ impl Endpoint {
         pool: &mut BufferPool,
     ) -> Result<Option<Event<'b>>, ProtocolError> {
         debug_assert_eq!(self.between_messages, self.is_between_messages());
-        // The usual case, with as few branches as it takes: FIN, Text or Binary, masked, at most
-        // 125 bytes, whole. Everything else, every error included, goes the long way.
-        if self.between_messages
-            && let [first @ (0x81 | 0x82), second @ 0x80..=0xFD, k0, k1, k2, k3, ..] = **input
-        {
-            let payload_len = second & 0x7F;
-            if u32::from(payload_len) <= self.max_frame
-                && let Some(frame) = input.split_off_mut(..6 + usize::from(payload_len))
-            {
-                let payload = &mut frame[6..];
-                let key = [k0, k1, k2, k3];
-                if first == 0x82 {
-                    unmask(payload, key, 0);
-                    return Ok(Some(Event::Binary(ReceivedBytes::InPlace(payload))));
-                }
-                return match unmask_text(payload, key) {
-                    Ok(text) => Ok(Some(Event::Text(ReceivedText::InPlace(text)))),
-                    Err(InvalidUtf8) => self.refuse(ProtocolError::InvalidUtf8, input, pool),
-                };
+        // The usual case, with as few branches as it takes: FIN, Text or Binary, masked, below
+        // 64 KiB, whole. Everything else, every error included, goes the long way.
+        let usual = match **input {
+            _ if !self.between_messages => None,
+            [first @ (0x81 | 0x82), second @ 0x80..=0xFD, k0, k1, k2, k3, ..] => {
+                Some((first, 6, u16::from(second & 0x7F), [k0, k1, k2, k3]))
             }
+            [first @ (0x81 | 0x82), 0xFE, high, low, k0, k1, k2, k3, ..] => {
+                let payload_len = u16::from_be_bytes([high, low]);
+                // RFC 6455 5.2: what fits the shorter form must use it.
+                (payload_len > 125).then_some((first, 8, payload_len, [k0, k1, k2, k3]))
+            }
+            _ => None,
+        };
+        if let Some((first, header_len, payload_len, key)) = usual
+            && u32::from(payload_len) <= self.max_frame
+            && let Some(frame) = input.split_off_mut(..header_len + usize::from(payload_len))
+        {
+            let payload = &mut frame[header_len..];
+            if first == 0x82 {
+                unmask(payload, key, 0);
+                return Ok(Some(Event::Binary(ReceivedBytes::InPlace(payload))));
+            }
+            return match unmask_text(payload, key) {
+                Ok(text) => Ok(Some(Event::Text(ReceivedText::InPlace(text)))),
+                Err(InvalidUtf8) => self.refuse(ProtocolError::InvalidUtf8, input, pool),
+            };
+        }
+        // A turn usually ends here. Nothing that was begun is complete without another byte.
+        if input.is_empty() {
+            return Ok(None);
         }
         self.receive_any(input, pool)
     }
@@ -386,6 +397,12 @@ impl Endpoint {
     #[inline]
     fn write_frame(&mut self, fin: bool, opcode: Opcode, payload: &[u8], out: &mut Vec<u8>) {
         out.reserve(MAX_HEADER_LEN + payload.len());
+        // The usual case, spelt out: a server's short frame.
+        if let (Role::Server, len @ 0..=125) = (&self.role, payload.len()) {
+            out.extend_from_slice(&[u8::from(fin) << 7 | opcode as u8, len as u8]);
+            out.extend_from_slice(payload);
+            return;
+        }
         let masking_key = match &mut self.role {
             Role::Server => None,
             Role::Client(masking_keys) => Some(masking_keys()),

@@ -94,6 +94,8 @@ fn failed(error: ProtocolError) -> Vec<Seen> {
 fn an_endpoint_is_small_and_holds_no_heap_memory_while_idle() {
     assert!(size_of::<Endpoint>() <= 128, "{} bytes", size_of::<Endpoint>());
     assert!(size_of::<Result<Option<Event<'_>>, ProtocolError>>() <= 48);
+    fn may_move_between_threads<T: Send>() {}
+    may_move_between_threads::<Endpoint>();
     let mut endpoint = Endpoint::server(Limits::new());
     let mut pool = BufferPool::new(1024 * 1024);
     assert_eq!(endpoint.buffered(), 0);

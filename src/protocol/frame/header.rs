@@ -87,6 +87,7 @@ impl FrameHeader {
     /// # Errors
     ///
     /// The first rule that is broken, as soon as the byte that breaks it is there.
+    #[inline]
     pub fn decode(bytes: &[u8]) -> Result<Option<(Self, usize)>, ProtocolError> {
         let Some(&byte) = bytes.first() else { return Ok(None) };
         let first = FirstByte::decode(byte, RSV2 | RSV3)?;
