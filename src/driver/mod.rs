@@ -60,6 +60,8 @@ use std::io::IoSlice;
 use std::net::SocketAddr;
 
 pub(crate) mod memory;
+#[cfg(test)]
+pub(crate) mod simulated;
 pub(crate) mod token;
 pub(crate) mod waker;
 
@@ -75,9 +77,9 @@ pub(crate) const HEADROOM: usize = 16;
 pub(crate) enum AcceptedSocket {
     /// A stream socket: blocking or not (every call passes `MSG_DONTWAIT`), close-on-exec.
     Os(socket2::Socket),
-    /// Number of a connection of the simulated network.
+    /// One end of a connection of the simulated network.
     #[cfg(test)]
-    Simulated(u32),
+    Simulated(simulated::Socket),
 }
 
 /// Something that happened, in the order the driver saw it.

@@ -20,7 +20,11 @@ impl TextBuffer {
 
     /// Appends `piece`, unmasked with `key` from `phase` on if there is a key, and validates it.
     /// Fails at the first impossible byte.
-    pub fn push(&mut self, piece: &[u8], mask: Option<([u8; 4], usize)>) -> Result<(), InvalidUtf8> {
+    pub fn push(
+        &mut self,
+        piece: &[u8],
+        mask: Option<([u8; 4], usize)>,
+    ) -> Result<(), InvalidUtf8> {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(piece);
         if let Some((key, phase)) = mask {
