@@ -113,7 +113,7 @@ impl Faults {
 
     /// Everything: connections break as well, now and then.
     pub(crate) const fn hostile() -> Self {
-        Self { reset_on_receive: 5, reset_on_send: 5, adopt_failure: 10, ..Self::rough() }
+        Self { reset_on_receive: 20, reset_on_send: 5, adopt_failure: 30, ..Self::rough() }
     }
 
     /// Some of the faults of `hostile`, chosen by the seed, with buffers of any size: a fault

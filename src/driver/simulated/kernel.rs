@@ -189,11 +189,14 @@ impl Kernel {
         self.schedule.first_key_value().map(|((due, _), _)| *due)
     }
 
-    /// Lets everything happen that is due until then, each at its own time.
-    pub(super) fn advance_to(&mut self, target_ms: u64) {
+    /// Lets everything happen that is due until then, each at its own time. False when there was
+    /// nothing.
+    pub(super) fn advance_to(&mut self, target_ms: u64) -> bool {
+        let mut happened = false;
         while let Some(due) = self.next_due()
             && due <= target_ms
         {
+            happened = true;
             self.now_ms = self.now_ms.max(due);
             let (_, happening) = self.schedule.pop_first().expect("just seen");
             match happening {
@@ -207,6 +210,7 @@ impl Kernel {
             }
         }
         self.now_ms = self.now_ms.max(target_ms);
+        happened
     }
 
     fn later(&mut self) -> u64 {

@@ -23,6 +23,8 @@
 
 #![allow(unsafe_code)]
 
+#[cfg(test)]
+mod checks;
 mod faults;
 mod kernel;
 mod random;
@@ -30,6 +32,7 @@ mod reports;
 mod seeds;
 #[cfg(test)]
 mod tests;
+mod verbs;
 
 pub(crate) use faults::{Counts, Faults};
 pub(crate) use random::Random;
@@ -46,7 +49,6 @@ use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 /// Size of the memory for received bytes.
 const MEMORY: usize = 64 * 1024;

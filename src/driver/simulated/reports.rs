@@ -1,20 +1,15 @@
-//! The invented kernel, as seen from the driver: completions, and the contract of the verbs.
+//! What the invented kernel reports to the driver.
 //!
-//! In: verbs of the worker. Out: completions, gathered once per turn ("harvest") and handed out
-//! one by one, so that a close or a pause between two of them meets news that is already on its
-//! way. Never: a verb that breaks the contract of `driver/mod.rs` without a panic.
+//! In: the state of the connections. Out: completions, gathered once per turn ("harvest") and
+//! handed out one by one, so that a close or a pause between two of them meets news that is
+//! already on its way. Never: news of a connection that the worker has closed.
 
 use super::kernel::{Happening, Kernel, ServerEnd};
-use super::{MAX_LENT, Seen, Socket};
+use super::{MAX_LENT, Seen};
 use crate::driver::token::ConnectionId;
 use std::collections::VecDeque;
-use std::fmt;
-use std::io::{self, IoSlice};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// Slices that one `sendmsg(2)` takes.
-const IOV_MAX: usize = 1024;
 /// Connections that one turn accepts.
 const MAX_ACCEPTS: usize = 64;
 /// Reports of bytes of one connection in one turn.
@@ -38,25 +33,24 @@ pub(super) enum Completion {
 /// The driver's view of an adopted connection.
 #[derive(Debug)]
 pub(super) struct Tenant {
-    id: ConnectionId,
-    link: u32,
+    pub(super) id: ConnectionId,
+    pub(super) link: u32,
     /// `close` was called.
-    closed: bool,
+    pub(super) closed: bool,
     /// `Failed` or an error of `send` was handed out: only `Released` may follow.
-    dead: bool,
-    ended: bool,
-    reading: bool,
+    pub(super) dead: bool,
+    pub(super) ended: bool,
+    pub(super) reading: bool,
     /// Reads that are still under way after a pause.
-    overrun: u32,
+    pub(super) overrun: u32,
     /// A reset is reported in spite of a pause.
-    resets_through_pause: bool,
-    sending_finished: bool,
-    want_writable: bool,
-    writable_scheduled: bool,
-    writable_ready: bool,
+    pub(super) resets_through_pause: bool,
+    pub(super) sending_finished: bool,
+    pub(super) want_writable: bool,
+    pub(super) writable_scheduled: bool,
+    pub(super) writable_ready: bool,
 }
 
-// What the kernel reports.
 impl Kernel {
     /// Gathers what this turn reports.
     pub(super) fn harvest(&mut self) {
@@ -104,7 +98,7 @@ impl Kernel {
             && ((may_read && readable) || failed_while_paused || tenant.writable_ready)
     }
 
-    fn accepting(&self) -> bool {
+    pub(super) fn accepting(&self) -> bool {
         self.listening && !self.accept_paused
     }
 
@@ -204,7 +198,7 @@ impl Kernel {
         self.arrive(link);
     }
 
-    fn break_by_network(&mut self, link: u32) {
+    pub(super) fn break_by_network(&mut self, link: u32) {
         let errno = [libc::ECONNRESET, libc::ETIMEDOUT, libc::EPIPE][self.random.index(3)];
         self.break_link(link, errno);
         let it = &mut self.links[link as usize];
@@ -281,10 +275,10 @@ impl Kernel {
         self.note(format_args!("wait {timeout_ms:?}"));
         self.turn_over = false;
         self.close_dropped();
-        self.advance_to(self.now_ms);
+        let happened = self.advance_to(self.now_ms);
         let deadline = timeout_ms.map(|timeout| self.now_ms.saturating_add(timeout));
         let target = match (self.next_due(), deadline) {
-            _ if self.ready() => self.now_ms,
+            _ if happened || self.ready() => self.now_ms,
             (Some(due), Some(deadline)) => due.min(deadline),
             (Some(time), None) | (None, Some(time)) => time,
             (None, None) if self.idle_allowed => self.now_ms,
@@ -299,7 +293,8 @@ impl Kernel {
         if self.random.chance(self.faults.early_return) {
             self.counts.early_returns += 1;
             let slept = self.random.up_to(target - self.now_ms);
-            return self.advance_to(self.now_ms + slept);
+            self.advance_to(self.now_ms + slept);
+            return;
         }
         self.advance_to(target);
         if self.random.chance(self.faults.stall) {
@@ -330,261 +325,5 @@ impl Kernel {
             }
         }
         text
-    }
-}
-
-// The verbs, with the checks of the contract.
-impl Kernel {
-    fn violated(&self, what: fmt::Arguments<'_>) -> ! {
-        panic!("seed {}: driver contract violated at {} ms: {what}", self.seed, self.now_ms)
-    }
-
-    /// The tenant that a verb may be used on.
-    fn live(&mut self, id: ConnectionId, verb: &str) -> &mut Tenant {
-        self.note(format_args!("{verb} {id:?}"));
-        match self.tenants.get(&id.slot()) {
-            Some(tenant) if tenant.id == id && !tenant.closed => {}
-            Some(tenant) if tenant.id == id => {
-                self.violated(format_args!("{verb} on {id:?}, which was closed"))
-            }
-            _ if self.used_ids.contains(&id) => {
-                self.violated(format_args!("{verb} on {id:?}, which was released"))
-            }
-            _ => self.violated(format_args!("{verb} on {id:?}, which was never adopted")),
-        }
-        self.tenants.get_mut(&id.slot()).expect("just seen")
-    }
-
-    pub(super) fn adopt(&mut self, id: ConnectionId, socket: Socket) -> io::Result<()> {
-        let link = socket.number;
-        self.note(format_args!("adopt {id:?} socket {link}"));
-        if let Some(tenant) = self.tenants.get(&id.slot()) {
-            let other = tenant.id;
-            self.violated(format_args!("adopt {id:?}, but {other:?} has not been released"));
-        }
-        if self.used_ids.contains(&id) {
-            self.violated(format_args!("adopt {id:?}, a generation that was used before"));
-        }
-        if self.random.chance(self.faults.adopt_failure) {
-            // The socket is dropped here, and found closed by `close_dropped`.
-            self.counts.adopt_failures += 1;
-            return Err(io::Error::from_raw_os_error(libc::ENOMEM));
-        }
-        self.handed_out.retain(|(other, _)| *other != link);
-        self.used_ids.insert(id);
-        self.links[link as usize].server = ServerEnd::Adopted(id);
-        let resets_through_pause = self.random.chance(500);
-        self.tenants.insert(
-            id.slot(),
-            Tenant {
-                id,
-                link,
-                closed: false,
-                dead: false,
-                ended: false,
-                reading: true,
-                overrun: 0,
-                resets_through_pause,
-                sending_finished: false,
-                want_writable: false,
-                writable_scheduled: false,
-                writable_ready: false,
-            },
-        );
-        Ok(())
-    }
-
-    pub(super) fn send(&mut self, id: ConnectionId, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        let total = slices.iter().map(|slice| slice.len()).sum::<usize>();
-        let tenant = self.live(id, "send");
-        if tenant.sending_finished {
-            self.violated(format_args!("send on {id:?} after finish_sending"));
-        }
-        let (link, waiting) = (tenant.link, tenant.want_writable);
-        if tenant.dead {
-            return Err(io::Error::from_raw_os_error(libc::EPIPE));
-        }
-        if !self.links[link as usize].broken && self.random.chance(self.faults.reset_on_send) {
-            self.counts.resets_on_send += 1;
-            self.break_by_network(link);
-        }
-        if self.links[link as usize].broken {
-            self.tenant(id).dead = true;
-            let errno = self.links[link as usize].failure.take().unwrap_or(libc::EPIPE);
-            return Err(io::Error::from_raw_os_error(errno));
-        }
-        let whole = slices.iter().take(IOV_MAX).map(|slice| slice.len()).sum::<usize>();
-        let room = self.room(link);
-        let mut len = whole.min(room);
-        self.counts.full_buffers += u64::from(len < whole);
-        if len > 0 && self.random.chance(self.faults.short_send) {
-            // After a short send the socket mostly stays full until `Writable`.
-            len = if waiting || self.random.chance(300) { 0 } else { self.random.length(len) - 1 };
-            self.counts.short_sends += 1;
-            self.counts.empty_sends += u64::from(len == 0);
-        }
-        let mut left = len;
-        for slice in slices {
-            let piece = &slice[..left.min(slice.len())];
-            self.links[link as usize].outbox.extend(piece);
-            left -= piece.len();
-        }
-        self.note(format_args!("    took {len} of {total}"));
-        if len < total {
-            self.tenant(id).want_writable = true;
-            self.offer_writable(link);
-        }
-        self.start_draining(link);
-        Ok(len)
-    }
-
-    fn tenant(&mut self, id: ConnectionId) -> &mut Tenant {
-        self.tenants.get_mut(&id.slot()).expect("checked by `live`")
-    }
-
-    pub(super) fn pause_reading(&mut self, id: ConnectionId) {
-        self.live(id, "pause_reading").reading = false;
-        if self.random.chance(self.faults.overrun) {
-            // Completions that are on their way stay there, and a read may be under way as well.
-            let is_data =
-                |done: &&Completion| matches!(done, Completion::Received(of, _) if *of == id);
-            self.counts.overruns += self.completions.iter().filter(is_data).count() as u64;
-            let under_way = self.random.up_to(1) as u32;
-            self.tenant(id).overrun = under_way;
-            return;
-        }
-        // Nothing was under way: what the turn had still to report stays in the inbox.
-        let link = self.tenant(id).link as usize;
-        let mut unread = VecDeque::new();
-        let mut fin_unread = false;
-        self.completions.retain_mut(|completion| match completion {
-            Completion::Received(of, bytes) if *of == id => {
-                unread.extend(bytes.iter().copied());
-                false
-            }
-            Completion::Ended(of) if *of == id => {
-                fin_unread = true;
-                false
-            }
-            _ => true,
-        });
-        unread.append(&mut self.links[link].inbox);
-        self.links[link].inbox = unread;
-        if fin_unread {
-            self.tenant(id).ended = false;
-        }
-    }
-
-    pub(super) fn resume_reading(&mut self, id: ConnectionId) {
-        let tenant = self.live(id, "resume_reading");
-        tenant.reading = true;
-        tenant.overrun = 0;
-    }
-
-    pub(super) fn finish_sending(&mut self, id: ConnectionId) {
-        let tenant = self.live(id, "finish_sending");
-        let link = tenant.link;
-        if std::mem::replace(&mut tenant.sending_finished, true) || tenant.dead {
-            return;
-        }
-        let it = &mut self.links[link as usize];
-        it.fin_queued = !it.broken;
-        self.start_draining(link);
-    }
-
-    pub(super) fn close(&mut self, id: ConnectionId) {
-        let tenant = self.live(id, "close");
-        tenant.closed = true;
-        let link = tenant.link;
-        self.close_link(link);
-        if self.random.chance(self.faults.stale) {
-            self.loose.push_back(Completion::Stale(id));
-        } else if self.faults.late_release_ms > 0 && self.random.chance(250) {
-            // Everything came back at once: still in this turn, behind what it has to report.
-            self.completions.push_back(Completion::Released(id));
-            return;
-        }
-        let due = self.now_ms + self.random.up_to(self.faults.late_release_ms);
-        self.schedule(due, Happening::Release(id));
-    }
-
-    pub(super) fn peer_addr(&self, id: ConnectionId) -> Option<std::net::SocketAddr> {
-        match self.tenants.get(&id.slot()) {
-            Some(tenant) if tenant.id == id && !tenant.closed => {
-                let link = &self.links[tenant.link as usize];
-                (!link.broken).then_some(link.addr)
-            }
-            _ => self.violated(format_args!("peer_addr of {id:?}, which is not adopted")),
-        }
-    }
-
-    pub(super) fn pause_accepting(&mut self) {
-        self.note(format_args!("pause_accepting"));
-        self.accept_paused = true;
-        if !self.random.chance(self.faults.overrun) {
-            self.unaccept();
-        }
-    }
-
-    pub(super) fn resume_accepting(&mut self) {
-        self.note(format_args!("resume_accepting"));
-        self.accept_paused = false;
-    }
-
-    pub(super) fn stop_listening(&mut self) {
-        self.note(format_args!("stop_listening"));
-        self.listening = false;
-        self.refusing = true;
-        if !self.random.chance(self.faults.overrun) {
-            self.unaccept();
-        }
-        for link in std::mem::take(&mut self.backlog) {
-            self.links[link as usize].server = ServerEnd::Closed;
-            self.reset_peer(link);
-        }
-    }
-
-    /// Accepted connections that were not yet handed out go back to the backlog.
-    fn unaccept(&mut self) {
-        for nth in (0..self.completions.len()).rev() {
-            if let Completion::Accepted(link) = self.completions[nth] {
-                self.completions.remove(nth);
-                self.links[link as usize].server = ServerEnd::Backlog;
-                self.descriptors -= 1;
-                self.backlog.push_front(link);
-            }
-        }
-    }
-
-    pub(super) fn hand_out(&mut self, link: u32) -> Socket {
-        let alive = Arc::new(());
-        self.handed_out.push((link, Arc::downgrade(&alive)));
-        Socket { number: link, _alive: alive }
-    }
-
-    /// Finds sockets that the worker dropped instead of adopting them.
-    pub(super) fn close_dropped(&mut self) {
-        for nth in (0..self.handed_out.len()).rev() {
-            if self.handed_out[nth].1.strong_count() == 0 {
-                let (link, _) = self.handed_out.remove(nth);
-                self.descriptors -= 1;
-                self.close_link(link);
-            }
-        }
-    }
-
-    /// The worker has gone, and the process closes what it left behind.
-    pub(super) fn close_all(&mut self) {
-        self.unaccept();
-        self.stop_listening();
-        self.close_dropped();
-        for (_, tenant) in std::mem::take(&mut self.tenants) {
-            self.descriptors -= 1;
-            if !tenant.closed {
-                self.close_link(tenant.link);
-            }
-        }
-        self.completions.clear();
-        self.loose.clear();
     }
 }
