@@ -55,10 +55,14 @@
 //! EINTR, would-block, exhausted provided buffers, completion-queue overflow, multishot
 //! operations that ended, cancelled operations, stale tokens.
 
+use std::fmt;
 use std::io;
 use std::io::IoSlice;
 use std::net::SocketAddr;
+use std::str::FromStr;
 
+pub(crate) mod epoll;
+pub(crate) mod listener;
 pub(crate) mod memory;
 #[cfg(test)]
 pub(crate) mod simulated;
@@ -71,6 +75,95 @@ pub(crate) use waker::Waker;
 
 /// Bytes in front of every lent slice that belong to the same buffer and hold nothing.
 pub(crate) const HEADROOM: usize = 16;
+
+/// Which driver moves the bytes.
+///
+/// Parsed from, and displayed as, `auto`, `epoll` and `io_uring`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DriverChoice {
+    /// The one that measurements favour; today epoll. The default.
+    #[default]
+    Auto,
+    /// epoll(7): every kernel.
+    Epoll,
+    /// io_uring(7): Linux 6.1 or newer. Where it cannot start, the server does not start either.
+    IoUring,
+}
+
+impl fmt::Display for DriverChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            DriverChoice::Auto => "auto",
+            DriverChoice::Epoll => "epoll",
+            DriverChoice::IoUring => "io_uring",
+        })
+    }
+}
+
+impl FromStr for DriverChoice {
+    type Err = InvalidDriverChoice;
+
+    fn from_str(name: &str) -> Result<Self, InvalidDriverChoice> {
+        match name {
+            "auto" => Ok(DriverChoice::Auto),
+            "epoll" => Ok(DriverChoice::Epoll),
+            "io_uring" => Ok(DriverChoice::IoUring),
+            _ => Err(InvalidDriverChoice),
+        }
+    }
+}
+
+/// The text names no driver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct InvalidDriverChoice;
+
+impl fmt::Display for InvalidDriverChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("unknown driver: write auto, epoll or io_uring")
+    }
+}
+
+impl std::error::Error for InvalidDriverChoice {}
+
+/// What the worker may ask of any driver.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DriverOptions {
+    /// The most bytes that one read brings. Default 256 KiB.
+    pub(crate) receive_buffer: usize,
+}
+
+impl Default for DriverOptions {
+    fn default() -> Self {
+        Self { receive_buffer: epoll::EpollConfig::default().receive_buffer }
+    }
+}
+
+/// The one place that chooses a driver. Call it on the thread that will own the driver.
+///
+/// # Errors
+///
+/// What the kernel said when the driver could not start; `Unsupported` when it is not built in.
+pub(crate) fn open(
+    choice: DriverChoice,
+    options: &DriverOptions,
+) -> io::Result<(Box<dyn Driver>, ReceiveMemory)> {
+    match choice {
+        DriverChoice::Auto | DriverChoice::Epoll => {
+            let config = epoll::EpollConfig {
+                receive_buffer: options.receive_buffer,
+                ..epoll::EpollConfig::default()
+            };
+            let (driver, memory) = epoll::Epoll::new(config)?;
+            Ok((Box::new(driver), memory))
+        }
+        // The io_uring driver plugs in on the next line.
+        DriverChoice::IoUring => Err(io::Error::new(io::ErrorKind::Unsupported, NO_IO_URING)),
+    }
+}
+
+const NO_IO_URING: &str = "this build has no io_uring driver";
 
 /// A connection that a listener accepted, or that [`Driver::adopt`] shall take over.
 #[derive(Debug)]
@@ -183,4 +276,25 @@ pub(crate) struct DriverStats {
     pub(crate) stale_events: u64,
     /// Receive operations that found no provided buffer (io_uring only).
     pub(crate) buffers_exhausted: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn driver_choices_parse_as_they_are_displayed() {
+        for choice in [DriverChoice::Auto, DriverChoice::Epoll, DriverChoice::IoUring] {
+            assert_eq!(choice.to_string().parse(), Ok(choice));
+        }
+        assert_eq!("Epoll".parse::<DriverChoice>(), Err(InvalidDriverChoice));
+        assert_eq!(DriverChoice::default(), DriverChoice::Auto);
+    }
+
+    #[test]
+    fn auto_opens_epoll() {
+        let (driver, memory) = open(DriverChoice::Auto, &DriverOptions::default()).unwrap();
+        assert_eq!(driver.name(), "epoll");
+        assert!(memory.len() >= HEADROOM + DriverOptions::default().receive_buffer);
+    }
 }
