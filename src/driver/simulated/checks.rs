@@ -123,6 +123,20 @@ fn every_misuse_is_found() {
 }
 
 #[test]
+fn a_worker_that_spins_is_found() {
+    let mut bench = Bench::new(Faults { delay_ms: 1_000_000, ..Faults::none() });
+    let (_, peer) = bench.connection();
+    peer.send(b"never seen");
+    let message = bench.violation(|bench| {
+        for _ in 0..10_000 {
+            bench.driver.wait(Some(0)).unwrap();
+            assert!(bench.driver.next_event(&mut bench.memory).is_none());
+        }
+    });
+    assert!(message.contains("the worker spins at 0 ms, next due Some("), "{message}");
+}
+
+#[test]
 fn a_deadlock_is_explained() {
     let mut bench = Bench::new(Faults { send_buffer: 10, ..Faults::none() });
     let (id, peer) = bench.connection();

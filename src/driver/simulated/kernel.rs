@@ -110,6 +110,11 @@ pub(super) struct Kernel {
     /// Completions that the next harvest picks up: releases and late news of closed connections.
     pub(super) loose: VecDeque<Completion>,
     pub(super) turn_over: bool,
+    /// Something was handed out since the last wait.
+    pub(super) reported: bool,
+    pub(super) last_wait_ms: u64,
+    /// Waits in a row that brought nothing.
+    pub(super) fruitless: u32,
     /// Length of the bytes that are lent now.
     pub(super) lent: Option<usize>,
     pub(super) wake: Arc<AtomicBool>,
@@ -142,6 +147,9 @@ impl Kernel {
             completions: VecDeque::new(),
             loose: VecDeque::new(),
             turn_over: true,
+            reported: false,
+            last_wait_ms: 0,
+            fruitless: 0,
             lent: None,
             wake: Arc::new(AtomicBool::new(false)),
             idle_allowed: false,

@@ -12,6 +12,8 @@ use std::sync::atomic::Ordering;
 
 /// Connections that one turn accepts.
 const MAX_ACCEPTS: usize = 64;
+/// Waits in a row that may bring neither news nor a later time. Faults cause a few of them.
+const MAX_FRUITLESS: u32 = 500;
 /// Reports of bytes of one connection in one turn.
 const MAX_READS: usize = 4;
 
@@ -231,6 +233,12 @@ impl Kernel {
 
     /// The next completion that the worker may see; what it may not see is swallowed here.
     pub(super) fn next_completion(&mut self) -> Option<Completion> {
+        let completion = self.take_completion();
+        self.reported |= completion.is_some();
+        completion
+    }
+
+    fn take_completion(&mut self) -> Option<Completion> {
         if self.turn_over {
             return None;
         }
@@ -274,6 +282,7 @@ impl Kernel {
     pub(super) fn wait(&mut self, timeout_ms: Option<u64>) {
         self.note(format_args!("wait {timeout_ms:?}"));
         self.turn_over = false;
+        self.check_for_spinning();
         self.close_dropped();
         let happened = self.advance_to(self.now_ms);
         let deadline = timeout_ms.map(|timeout| self.now_ms.saturating_add(timeout));
@@ -303,6 +312,20 @@ impl Kernel {
             self.advance_to(self.now_ms + late);
         }
         self.harvest();
+    }
+
+    /// A worker that waits again and again without letting time pass keeps a core busy, and in
+    /// virtual time what it waits for never comes.
+    fn check_for_spinning(&mut self) {
+        let fruitless = self.now_ms == self.last_wait_ms && !self.reported;
+        self.fruitless = if fruitless { self.fruitless + 1 } else { 0 };
+        self.last_wait_ms = self.now_ms;
+        self.reported = false;
+        if self.fruitless > MAX_FRUITLESS {
+            let (seed, now, next) = (self.seed, self.now_ms, self.next_due());
+            let summary = self.summary();
+            panic!("seed {seed}: the worker spins at {now} ms, next due {next:?}; {summary}");
+        }
     }
 
     /// What the connections wait for, to explain a deadlock.
