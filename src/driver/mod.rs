@@ -61,7 +61,11 @@ use std::io::IoSlice;
 use std::net::SocketAddr;
 use std::str::FromStr;
 
+#[cfg(test)]
+mod contract;
 pub(crate) mod epoll;
+#[cfg(test)]
+mod lab;
 pub(crate) mod listener;
 pub(crate) mod memory;
 #[cfg(test)]
