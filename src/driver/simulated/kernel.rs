@@ -115,6 +115,8 @@ pub(super) struct Kernel {
     pub(super) last_wait_ms: u64,
     /// Waits in a row that brought nothing.
     pub(super) fruitless: u32,
+    /// Most bytes of one connection in one turn: the receive buffer.
+    pub(super) max_lent: usize,
     /// Length of the bytes that are lent now.
     pub(super) lent: Option<usize>,
     pub(super) wake: Arc<AtomicBool>,
@@ -150,6 +152,7 @@ impl Kernel {
             reported: false,
             last_wait_ms: 0,
             fruitless: 0,
+            max_lent: 0,
             lent: None,
             wake: Arc::new(AtomicBool::new(false)),
             idle_allowed: false,
@@ -272,7 +275,7 @@ impl Kernel {
                 len = self.random.length(len);
             }
             let (piece, rest) = bytes.split_at(len);
-            self.transmit(link, Segment::Bytes(piece.iter().copied().collect()));
+            self.transmit(link, Segment::Bytes(VecDeque::from(piece.to_vec())));
             bytes = rest;
         }
     }
@@ -291,6 +294,26 @@ impl Kernel {
             it.seen = Seen::Left;
             self.transmit(link, Segment::Reset);
         }
+    }
+
+    /// The peer's process closes its socket.
+    pub(super) fn peer_closes(&mut self, link: u32) {
+        self.peer_finishes(link);
+        let it = &mut self.links[link as usize];
+        it.peer_closed = true;
+        it.rate = ReadRate::Unlimited;
+        self.start_draining(link);
+    }
+
+    /// Bytes that the peer sent and the server's end has no room for, or that are on their way.
+    pub(super) fn in_flight(&self, link: u32) -> usize {
+        let segments = self.links[link as usize].in_flight.iter();
+        segments
+            .map(|(_, segment)| match segment {
+                Segment::Bytes(bytes) => bytes.len(),
+                Segment::Connect | Segment::Fin | Segment::Reset => 0,
+            })
+            .sum()
     }
 
     fn transmit(&mut self, link: u32, segment: Segment) {
@@ -394,18 +417,24 @@ impl Kernel {
     }
 
     fn drain(&mut self, link: u32) {
+        match self.links[link as usize].rate {
+            ReadRate::Stopped => {}
+            ReadRate::BytesPerMs(rate) => self.peer_reads(link, rate),
+            ReadRate::Unlimited => self.peer_reads(link, usize::MAX),
+        }
+    }
+
+    /// The peer reads at most `len` bytes of what the server sent.
+    pub(super) fn peer_reads(&mut self, link: u32, len: usize) {
         let it = &mut self.links[link as usize];
-        let len = match it.rate {
-            ReadRate::Stopped => return,
-            ReadRate::BytesPerMs(rate) => rate.min(it.outbox.len()),
-            ReadRate::Unlimited => it.outbox.len(),
-        };
+        let len = len.min(it.outbox.len());
         if it.peer_closed && len > 0 {
             it.outbox.clear();
             it.seen = Seen::Left;
             return self.transmit(link, Segment::Reset);
         }
-        it.received.extend(it.outbox.drain(..len));
+        let bytes = take_front(&mut it.outbox, len);
+        it.received.extend(bytes);
         if it.outbox.is_empty() && it.fin_queued {
             it.fin_queued = false;
             it.seen = Seen::Finished;
@@ -443,4 +472,10 @@ impl Kernel {
         // What waited for room in the inbox meets a closed socket.
         self.arrive(link);
     }
+}
+
+/// Takes the first `len` bytes out.
+pub(super) fn take_front(bytes: &mut VecDeque<u8>, len: usize) -> Vec<u8> {
+    let rest = bytes.split_off(len);
+    Vec::from(std::mem::replace(bytes, rest))
 }

@@ -23,14 +23,13 @@
 
 #![allow(unsafe_code)]
 
-#[cfg(test)]
 mod checks;
 mod faults;
 mod kernel;
+mod lab;
 mod random;
 mod reports;
 mod seeds;
-#[cfg(test)]
 mod tests;
 mod verbs;
 
@@ -50,10 +49,8 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-/// Size of the memory for received bytes.
-const MEMORY: usize = 64 * 1024;
-/// Most bytes that one event lends.
-const MAX_LENT: usize = MEMORY - HEADROOM;
+/// Most bytes that one event lends, unless a test wants another size.
+const RECEIVE_BUFFER: usize = 64 * 1024;
 /// What lent bytes become when the borrow ends.
 const SCRIBBLE: u8 = 0xDD;
 
@@ -104,7 +101,14 @@ impl Network {
 
     /// The driver of the one worker on this network, and the memory that goes with it.
     pub(crate) fn driver(&self) -> (Simulated, ReceiveMemory) {
-        let memory = ReceiveMemory::new(MEMORY);
+        self.driver_with(RECEIVE_BUFFER)
+    }
+
+    /// As `driver`, with reads of at most `receive_buffer` bytes per connection and turn.
+    pub(crate) fn driver_with(&self, receive_buffer: usize) -> (Simulated, ReceiveMemory) {
+        assert!(receive_buffer > 0, "a read brings something");
+        let memory = ReceiveMemory::new(HEADROOM + receive_buffer);
+        self.0.borrow_mut().max_lent = receive_buffer;
         (Simulated { network: self.clone(), region: memory.region() }, memory)
     }
 
@@ -214,6 +218,12 @@ impl Peer {
         std::mem::take(&mut kernel.links[self.link as usize].received)
     }
 
+    /// Reads everything that is there at once, whatever its rate, and takes it.
+    pub(crate) fn read(&self) -> Vec<u8> {
+        self.network.0.borrow_mut().peer_reads(self.link, usize::MAX);
+        self.received()
+    }
+
     /// Reads faster or slower from now on.
     pub(crate) fn set_read_rate(&self, rate: ReadRate) {
         let mut kernel = self.network.0.borrow_mut();
@@ -228,9 +238,7 @@ impl Peer {
 
     /// Closes its socket: FIN, and a reset in answer to any bytes that come later.
     pub(crate) fn close(&self) {
-        let mut kernel = self.network.0.borrow_mut();
-        kernel.links[self.link as usize].peer_closed = true;
-        kernel.peer_finishes(self.link);
+        self.network.0.borrow_mut().peer_closes(self.link);
     }
 
     /// Sends a reset.
@@ -256,6 +264,11 @@ impl Peer {
     /// Bytes that the server sent and the peer has not read.
     pub(crate) fn unread(&self) -> usize {
         self.network.0.borrow().links[self.link as usize].outbox.len()
+    }
+
+    /// Bytes that it sent and that have not reached the server's buffer.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.network.0.borrow().in_flight(self.link)
     }
 
     /// The address that the server sees.

@@ -4,10 +4,10 @@
 //! handed out one by one, so that a close or a pause between two of them meets news that is
 //! already on its way. Never: news of a connection that the worker has closed.
 
-use super::kernel::{Happening, Kernel, ServerEnd};
-use super::{MAX_LENT, Seen};
+use super::Seen;
+use super::kernel::{Happening, Kernel, ServerEnd, take_front};
 use crate::driver::token::ConnectionId;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::Ordering;
 
 /// Connections that one turn accepts.
@@ -30,6 +30,25 @@ pub(super) enum Completion {
     /// News of a connection that the worker has closed, for the driver to swallow.
     Stale(ConnectionId),
     Woken,
+}
+
+impl Completion {
+    /// The connection that it is about.
+    fn id(&self) -> Option<ConnectionId> {
+        match self {
+            Completion::Received(id, _)
+            | Completion::Ended(id)
+            | Completion::Failed(id, _)
+            | Completion::Writable(id)
+            | Completion::Released(id)
+            | Completion::Stale(id) => Some(*id),
+            Completion::Accepted(_) | Completion::AcceptFailed(_) | Completion::Woken => None,
+        }
+    }
+
+    fn slot(&self) -> Option<usize> {
+        self.id().map(ConnectionId::slot)
+    }
 }
 
 /// The driver's view of an adopted connection.
@@ -57,9 +76,14 @@ impl Kernel {
     /// Gathers what this turn reports.
     pub(super) fn harvest(&mut self) {
         let mut queues = vec![self.accept(), std::mem::take(&mut self.loose)];
+        // What a short turn left over counts as this turn's share of its connection.
+        let served: BTreeSet<usize> =
+            self.completions.iter().filter_map(Completion::slot).collect();
         let slots: Vec<usize> = self.tenants.keys().copied().collect();
         for slot in slots {
-            queues.push(self.read(slot));
+            if !served.contains(&slot) {
+                queues.push(self.read(slot));
+            }
         }
         if self.wake.swap(false, Ordering::Acquire) {
             queues.push([Completion::Woken].into());
@@ -174,7 +198,7 @@ impl Kernel {
     }
 
     fn read_bytes(&mut self, id: ConnectionId, link: u32, reports: &mut VecDeque<Completion>) {
-        let mut budget = MAX_LENT;
+        let mut budget = self.max_lent;
         for _ in 0..MAX_READS {
             let mut len = self.links[link as usize].inbox.len().min(budget);
             if len == 0 {
@@ -185,7 +209,7 @@ impl Kernel {
                 self.counts.cut_reads += u64::from(cut < len);
                 len = cut;
             }
-            let bytes: Vec<u8> = self.links[link as usize].inbox.drain(..len).collect();
+            let bytes = take_front(&mut self.links[link as usize].inbox, len);
             budget -= len;
             reports.push_back(Completion::Received(id, bytes));
         }
@@ -248,15 +272,7 @@ impl Kernel {
             return None;
         }
         while let Some(completion) = self.completions.pop_front() {
-            let (Completion::Received(id, _)
-            | Completion::Ended(id)
-            | Completion::Failed(id, _)
-            | Completion::Writable(id)
-            | Completion::Released(id)
-            | Completion::Stale(id)) = completion
-            else {
-                return Some(completion);
-            };
+            let Some(id) = completion.id() else { return Some(completion) };
             let tenant = self.tenants.get_mut(&id.slot()).filter(|tenant| tenant.id == id);
             let tenant = tenant.expect("a tenant stays until its Released is handed out");
             match completion {

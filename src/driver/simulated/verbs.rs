@@ -103,11 +103,12 @@ impl Kernel {
     pub(super) fn pause_reading(&mut self, id: ConnectionId) {
         self.live(id, "pause_reading").reading = false;
         if self.random.chance(self.faults.overrun) {
-            // Completions that are on their way stay there, and a read may be under way as well.
+            // What the turn has still to report arrives; if nothing, a read may be under way.
             let is_data =
                 |done: &&Completion| matches!(done, Completion::Received(of, _) if *of == id);
-            self.counts.overruns += self.completions.iter().filter(is_data).count() as u64;
-            let under_way = self.random.up_to(1) as u32;
+            let reported = self.completions.iter().filter(is_data).count() as u64;
+            self.counts.overruns += reported;
+            let under_way = if reported == 0 { self.random.up_to(1) as u32 } else { 0 };
             self.tenant(id).overrun = under_way;
             return;
         }
@@ -167,13 +168,9 @@ impl Kernel {
     }
 
     pub(super) fn peer_addr(&self, id: ConnectionId) -> Option<SocketAddr> {
-        match self.tenants.get(&id.slot()) {
-            Some(tenant) if tenant.id == id && !tenant.closed => {
-                let link = &self.links[tenant.link as usize];
-                (!link.broken).then_some(link.addr)
-            }
-            _ => self.violated(format_args!("peer_addr of {id:?}, which is not adopted")),
-        }
+        let tenant = self.tenants.get(&id.slot()).filter(|tenant| tenant.id == id)?;
+        let link = &self.links[tenant.link as usize];
+        (!tenant.closed && !link.broken).then_some(link.addr)
     }
 
     pub(super) fn pause_accepting(&mut self) {
