@@ -68,6 +68,8 @@ pub(crate) mod epoll;
 mod lab;
 pub(crate) mod listener;
 pub(crate) mod memory;
+#[cfg(test)]
+pub(crate) mod simulated;
 pub(crate) mod token;
 pub(crate) mod uring;
 pub(crate) mod waker;
@@ -178,9 +180,9 @@ pub(crate) fn open(
 pub(crate) enum AcceptedSocket {
     /// A stream socket: blocking or not (every call passes `MSG_DONTWAIT`), close-on-exec.
     Os(socket2::Socket),
-    /// Number of a connection of the simulated network.
+    /// One end of a connection of the simulated network.
     #[cfg(test)]
-    Simulated(u32),
+    Simulated(simulated::Socket),
 }
 
 /// Something that happened, in the order the driver saw it.
