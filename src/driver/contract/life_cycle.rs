@@ -51,6 +51,12 @@ pub(in crate::driver) fn a_reset_fails_once<L: Lab>() {
     peer.reset();
     rig.until("Failed", |rig| rig.worker.connection(id).failed);
     rig.settle();
+    // Nothing wakes the dead.
+    rig.worker.driver.pause_reading(id);
+    rig.settle();
+    rig.worker.driver.resume_reading(id);
+    rig.worker.driver.finish_sending(id);
+    rig.settle();
     assert!(!rig.worker.connection(id).released);
     rig.close_and_release(id);
     rig.settle();
@@ -106,6 +112,9 @@ pub(in crate::driver) fn a_reset_ends_a_blocked_send<L: Lab>() {
         peer.reset();
         // `Failed`, or `Writable` and then an error from send; the worker checks that not both.
         rig.until("death", |rig| rig.worker.connection(id).is_dead());
+        rig.worker.driver.pause_reading(id);
+        rig.settle();
+        rig.worker.driver.resume_reading(id);
         rig.settle();
         rig.close_and_release(id);
     }

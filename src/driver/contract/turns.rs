@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use super::{RECEIVE_BUFFER, rig};
 use crate::driver::Event;
-use crate::driver::lab::{DEADLINE, Lab, Peer, Rig};
+use crate::driver::lab::{DEADLINE, LONG_WAIT_MS, Lab, Peer, Rig, pattern};
 
 pub(in crate::driver) fn a_dropped_newcomer_sees_the_end<L: Lab>() {
     let mut rig = rig!();
@@ -42,17 +42,43 @@ pub(in crate::driver) fn paused_accepting_leaves_newcomers_waiting<L: Lab>() {
     assert!(rig.worker.accept_paused.is_empty());
 }
 
+/// What the kernel has said once, or never will, is not slept over.
+pub(in crate::driver) fn work_left_over_needs_no_kernel_event<L: Lab>() {
+    let mut rig = rig!(4096);
+    // Many full buffers.
+    let (id, mut peer) = rig.connect();
+    rig.worker.driver.pause_reading(id);
+    rig.settle();
+    let bytes = pattern(0, 64 * 1024);
+    let sent = peer.send(&bytes);
+    assert!(sent > 8192);
+    rig.settle();
+    rig.worker.driver.resume_reading(id);
+    rig.until_waiting(LONG_WAIT_MS, "many buffers of bytes", |rig| {
+        rig.worker.connection(id).received.len() == sent
+    });
+    // A release outside of any event.
+    rig.worker.close(id);
+    rig.until_waiting(LONG_WAIT_MS, "Released", |rig| rig.worker.connection(id).released);
+    // More newcomers than one turn accepts.
+    rig.worker.driver.pause_accepting();
+    rig.settle();
+    let peers: Vec<_> = (0..150).filter_map(|_| rig.lab.connect()).collect();
+    assert_eq!(peers.len(), 150);
+    rig.settle();
+    rig.worker.driver.resume_accepting();
+    rig.until_waiting(LONG_WAIT_MS, "accept", |rig| rig.worker.newcomers.len() == 150);
+}
+
 pub(in crate::driver) fn stop_listening_spares_the_established<L: Lab>() {
     let mut rig = rig!();
     let (id, mut peer) = rig.connect();
     rig.worker.driver.stop_listening();
     rig.settle();
-    // Refused by the network, or at least never accepted.
-    let late = rig.lab.connect();
+    rig.until("refusal", |rig| rig.lab.connect().is_none());
     rig.worker.driver.resume_accepting();
     rig.settle();
     assert!(rig.worker.newcomers.is_empty(), "accepted after stop_listening");
-    drop(late);
     rig.peer_sends(&mut peer, b"still served");
     rig.expect_received(id, b"still served");
     rig.worker.send(id, b"yes");
@@ -135,7 +161,7 @@ pub(in crate::driver) fn a_wake_ends_a_wait<L: Lab>() {
     let waker = rig.worker.driver.waker();
     // Before the wait.
     waker.wake();
-    rig.until_waiting(60_000, "Woken", |rig| rig.worker.woken > 0);
+    rig.until_waiting(LONG_WAIT_MS, "Woken", |rig| rig.worker.woken > 0);
     rig.settle();
     // During the wait, from another thread, again and again.
     let (go, gone) = mpsc::channel::<()>();
@@ -150,7 +176,7 @@ pub(in crate::driver) fn a_wake_ends_a_wait<L: Lab>() {
     for _ in 0..300 {
         let before = rig.worker.woken;
         go.send(()).unwrap();
-        rig.until_waiting(60_000, "Woken", |rig| rig.worker.woken > before);
+        rig.until_waiting(LONG_WAIT_MS, "Woken", |rig| rig.worker.woken > before);
     }
     drop(go);
     thread.join().unwrap();
@@ -179,7 +205,7 @@ pub(in crate::driver) fn no_wake_is_lost<L: Lab>() {
     let start = Instant::now();
     while seen < 4 * EACH {
         assert!(start.elapsed() < DEADLINE, "a wake was lost at {seen}");
-        rig.turn_with(60_000, |_, event| {
+        rig.turn_with(LONG_WAIT_MS, |_, event| {
             if matches!(event, Event::Woken) {
                 seen = posted.load(Ordering::Acquire);
             }

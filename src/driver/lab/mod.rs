@@ -18,6 +18,9 @@ pub(super) use loopback::{Loopback, RealDriver};
 /// A hang fails after this time. Generous, for a loaded machine.
 pub(super) const DEADLINE: Duration = Duration::from_secs(30);
 
+/// A wait that sleeps this long has missed something, and the deadline tells.
+pub(super) const LONG_WAIT_MS: u64 = 35_000;
+
 /// Why a driver cannot be tested here, for people.
 #[derive(Debug)]
 pub(super) struct Skip(pub(super) String);
@@ -313,8 +316,13 @@ impl<L: Lab> Rig<L> {
         mut done: impl FnMut(&mut Self) -> bool,
     ) {
         let start = Instant::now();
-        while !done(self) {
+        loop {
+            let done = done(self);
+            // Also when it is done: a wait may have slept through what it should have told.
             assert!(start.elapsed() < DEADLINE, "{what}: not within {DEADLINE:?}");
+            if done {
+                return;
+            }
             self.turn(timeout_ms);
         }
     }
