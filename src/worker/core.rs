@@ -362,6 +362,10 @@ impl Core {
     pub(crate) fn next_deadline(&self, id: ConnectionId) -> u64 {
         let config = &self.config;
         let Some(connection) = self.table.get(id) else { return NEVER };
+        if matches!(connection.phase, Phase::Gone) {
+            // The driver has the last word: `Released`.
+            return NEVER;
+        }
         let mut deadline = connection.deadline_ms;
         if let Phase::Live(live) = &connection.phase {
             if !live.endpoint.is_open() {

@@ -21,6 +21,8 @@ pub(crate) mod core;
 pub(crate) mod mailbox;
 pub(crate) mod paths;
 pub(crate) mod route;
+#[cfg(test)]
+mod simulation;
 pub(crate) mod timers;
 mod upgrade;
 
@@ -377,8 +379,11 @@ impl Crank {
             let mut held = outgoing.take_held();
             self.feed(id, &mut held);
         }
+        // Nothing may stay behind unflushed here: without `Writable` nobody would look again
+        // whether reading can go on.
+        self.core.flush(id);
+        self.bury();
         let core = &mut self.core;
-        core.mark_dirty(id);
         let now_ms = core.now_ms;
         let Some(connection) = core.table.get_mut(id) else { return };
         if connection.holds_input() || !matches!(connection.phase, Phase::Live(_)) {

@@ -290,6 +290,10 @@ impl Driver for Uring {
         "io_uring"
     }
 
+    fn reserve(&mut self, slots: usize) {
+        self.slots.reserve(slots);
+    }
+
     fn listen(&mut self, listener: Socket) -> io::Result<()> {
         if !listener.is_listener()? {
             // Accepting would fail again and again.
