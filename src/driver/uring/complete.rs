@@ -36,7 +36,7 @@ impl Uring {
         let flags = completion.flags();
         match user_data.operation() {
             Some(Operation::Receive) => self.complete_receive(user_data, result, flags),
-            Some(Operation::Writable) => self.complete_writable(user_data),
+            Some(Operation::Writable) => self.complete_writable(user_data, result, flags),
             Some(Operation::Accept) => self.complete_accept(user_data, result, flags),
             Some(Operation::Wake) => self.complete_wake(flags),
             Some(Operation::Cancel) => Outcome::Nothing,
@@ -106,8 +106,11 @@ impl Uring {
         Outcome::Nothing
     }
 
-    fn complete_writable(&mut self, user_data: UserData) -> Outcome {
-        self.in_flight -= 1;
+    fn complete_writable(&mut self, user_data: UserData, result: i32, flags: u32) -> Outcome {
+        let more = cqueue::more(flags);
+        if !more {
+            self.in_flight -= 1;
+        }
         let index = user_data.slot();
         let slot = match self.slots.get_mut(index as usize) {
             Some(slot) if slot.phase != Phase::Free && user_data.is_of(slot.generation) => slot,
@@ -116,18 +119,29 @@ impl Uring {
                 return Outcome::Nothing;
             }
         };
-        slot.polling = false;
-        match slot.phase {
-            // Whatever the poll saw, room or an error: the next send finds out.
-            Phase::Open | Phase::Ended => {
-                let id = ConnectionId::new(slot.worker, index, slot.generation);
-                Outcome::Event(Event::Writable(id))
-            }
-            Phase::Failed | Phase::Closing | Phase::Free => {
-                self.release_if_idle(index);
-                Outcome::Nothing
-            }
+        slot.polling = more;
+        if !matches!(slot.phase, Phase::Open | Phase::Ended) {
+            self.release_if_idle(index);
+            return Outcome::Nothing;
         }
+        let id = ConnectionId::new(slot.worker, index, slot.generation);
+        // A poll that failed counts as room: the next send finds out, and polls again.
+        let seen = if result < 0 { libc::POLLOUT } else { result as i16 };
+        if slot.writable_due && seen & (libc::POLLOUT | libc::POLLERR | libc::POLLHUP) != 0 {
+            slot.writable_due = false;
+            return Outcome::Event(Event::Writable(id));
+        }
+        // While bytes are received, that reports errors. After FIN only this one can.
+        if slot.phase == Phase::Ended && seen & libc::POLLERR != 0 {
+            let error = slot.socket.as_ref().and_then(|socket| socket.take_error().ok().flatten());
+            let error = error.unwrap_or_else(|| io::ErrorKind::ConnectionReset.into());
+            slot.phase = Phase::Failed;
+            return Outcome::Event(Event::Failed(id, error));
+        }
+        if slot.writable_due {
+            self.arm_writable(index);
+        }
+        Outcome::Nothing
     }
 
     fn complete_accept(&mut self, user_data: UserData, result: i32, flags: u32) -> Outcome {
