@@ -14,6 +14,7 @@ use std::io::{self, Read};
 use std::os::fd::{FromRawFd, OwnedFd};
 
 use io_uring::cqueue;
+use socket2::Socket;
 
 use super::user_data::{Operation, UserData};
 use super::{AcceptState, Phase, ReceiveState, Uring};
@@ -91,7 +92,12 @@ impl Uring {
         }
         match -result {
             // Cancelled by a pause that was taken back, or not begun: go on if reading is wanted.
-            libc::ECANCELED | libc::EINTR | libc::EAGAIN => self.receive_on(index),
+            libc::ECANCELED | libc::EINTR => self.receive_on(index),
+            libc::EAGAIN => {
+                // Older kernels do not let an operation on a non-blocking socket wait.
+                make_blocking(self.slots[index as usize].socket.as_ref());
+                self.receive_on(index);
+            }
             // Not an error of the connection: it goes on when buffers have come back.
             libc::ENOBUFS => {
                 self.buffers_exhausted += 1;
@@ -162,7 +168,6 @@ impl Uring {
             // a firewall; and the end of a pause that was taken back.
             libc::ECANCELED
             | libc::EINTR
-            | libc::EAGAIN
             | libc::ECONNABORTED
             | libc::EPROTO
             | libc::EPERM
@@ -172,6 +177,10 @@ impl Uring {
             | libc::EHOSTUNREACH
             | libc::ENONET
             | libc::ENOPROTOOPT => self.accept_on(index),
+            libc::EAGAIN => {
+                make_blocking(self.listeners[index as usize].socket.as_ref());
+                self.accept_on(index);
+            }
             // EMFILE, ENFILE, ENOMEM, ENOBUFS; and whatever else, lest the driver spins on it.
             error => {
                 if self.accepting {
@@ -270,6 +279,14 @@ impl Uring {
         if let Some(bid) = spent {
             self.buffers.recycle(bid);
         }
+    }
+}
+
+/// Lets operations wait that would not. The calls that must not wait say so themselves.
+fn make_blocking(socket: Option<&Socket>) {
+    if let Some(socket) = socket {
+        // Fails only for what is no descriptor.
+        let _ = socket.set_nonblocking(false);
     }
 }
 

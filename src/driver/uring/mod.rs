@@ -245,7 +245,8 @@ impl Uring {
     }
 
     /// The mode that the kernel supports.
-    pub(crate) fn receive_mode(&self) -> ReceiveMode {
+    #[cfg(test)]
+    fn receive_mode(&self) -> ReceiveMode {
         self.mode
     }
 
@@ -495,6 +496,12 @@ impl Driver for Uring {
 
 impl Drop for Uring {
     fn drop(&mut self) {
+        log::debug!(
+            "io_uring: ends after {} enters, {} late completions, {} times out of buffers",
+            self.enters,
+            self.stale_events,
+            self.buffers_exhausted
+        );
         if let Err(error) = self.wind_down() {
             // The kernel may still write to the memory: better lost than overwritten.
             log::warn!("io_uring: operations did not end ({error}); receive memory is leaked");
