@@ -1,0 +1,297 @@
+//! One connection of the epoll driver: what it remembers between two edges, and its reads.
+
+#![allow(unsafe_code)]
+
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+
+use socket2::Socket;
+
+use super::super::token::KernelToken;
+use super::super::{ConnectionId, Event, HEADROOM, ReceiveMemory};
+use super::retry;
+
+/// `sendmsg(2)` takes this many slices (`UIO_MAXIOV`); the rest goes with the next call.
+const MAX_SLICES: usize = 1024;
+
+/// Linux moves at most this many bytes per call (read(2), notes).
+const MAX_RW_COUNT: usize = 0x7FFF_F000;
+
+const SEND_FLAGS: libc::c_int = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+
+/// One connection: 12 bytes.
+#[derive(Debug, Default)]
+pub(super) struct Slot {
+    socket: Option<Socket>,
+    generation: u32,
+    worker: u16,
+    flags: Flags,
+}
+
+const _: () = assert!(size_of::<Slot>() <= 16);
+
+/// What the driver has to remember about a connection between two edges.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Flags(u16);
+
+impl Flags {
+    /// There may be input: the edge came and no read has come up short since.
+    const READABLE: Self = Self(1);
+    /// A short read does not mean drained: read on to 0, would-block or an error.
+    const READ_TO_END: Self = Self(1 << 1);
+    /// The edge carried an error that nobody has collected yet.
+    const ERROR: Self = Self(1 << 2);
+    /// The worker does not want input now.
+    const PAUSED: Self = Self(1 << 3);
+    /// The last send came up short.
+    const BLOCKED: Self = Self(1 << 4);
+    /// `Writable` is due.
+    const WRITABLE: Self = Self(1 << 5);
+    /// `Ended` was reported.
+    const ENDED: Self = Self(1 << 6);
+    /// The socket is dead and the worker knows: nothing but `Released` may follow.
+    const DEAD: Self = Self(1 << 7);
+    /// In `ready`.
+    const QUEUED: Self = Self(1 << 8);
+    /// In `released`.
+    const CLOSING: Self = Self(1 << 9);
+
+    const fn has(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+
+    const fn set(&mut self, other: Self) {
+        self.0 |= other.0;
+    }
+
+    const fn clear(&mut self, other: Self) {
+        self.0 &= !other.0;
+    }
+}
+
+/// An event before its bytes are borrowed from the memory.
+pub(super) enum Step {
+    Received { id: ConnectionId, len: usize },
+    Other(Event<'static>),
+}
+
+/// When a slot that was served wants to be served again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Again {
+    No,
+    ThisTurn,
+    NextTurn,
+}
+
+impl Slot {
+    pub(super) fn new(id: ConnectionId, socket: Socket) -> Self {
+        Self {
+            socket: Some(socket),
+            generation: id.generation(),
+            worker: id.worker(),
+            flags: Flags::default(),
+        }
+    }
+
+    /// Whether the slot may be given to a new connection.
+    pub(super) fn is_free(&self) -> bool {
+        self.socket.is_none() && !self.flags.has(Flags::CLOSING)
+    }
+
+    pub(super) fn is_open_as(&self, id: ConnectionId) -> bool {
+        self.socket.is_some() && self.generation == id.generation()
+    }
+
+    pub(super) fn is_open_for(&self, token: KernelToken) -> bool {
+        self.socket.is_some() && token.is_of_generation(self.generation)
+    }
+
+    fn id(&self, token: KernelToken) -> ConnectionId {
+        ConnectionId::new(self.worker, token.slot() as u32, self.generation)
+    }
+
+    pub(super) fn socket(&self) -> Option<&Socket> {
+        self.socket.as_ref()
+    }
+
+    pub(super) fn pause(&mut self) {
+        self.flags.set(Flags::PAUSED);
+    }
+
+    pub(super) fn resume(&mut self) {
+        self.flags.clear(Flags::PAUSED);
+    }
+
+    pub(super) fn close(&mut self) {
+        // Closing the descriptor also ends its registration: no epoll_ctl.
+        self.socket = None;
+        self.flags.set(Flags::CLOSING);
+    }
+
+    /// `Released` was reported.
+    pub(super) fn release(&mut self) {
+        self.flags.clear(Flags::CLOSING);
+    }
+
+    /// Whether `step` would do something.
+    pub(super) fn wants_turn(&self) -> bool {
+        !self.flags.has(Flags::DEAD)
+            && (self.wants_input()
+                || self.flags.has(Flags::WRITABLE)
+                || self.flags.has(Flags::ERROR))
+    }
+
+    fn wants_input(&self) -> bool {
+        self.flags.has(Flags::READABLE) && !self.flags.has(Flags::PAUSED)
+    }
+
+    /// Whether the caller shall put the slot's token into `ready`: it is not there yet.
+    pub(super) fn enqueue(&mut self) -> bool {
+        let fresh = !self.flags.has(Flags::QUEUED);
+        self.flags.set(Flags::QUEUED);
+        fresh
+    }
+
+    /// Takes an edge into the flags.
+    pub(super) fn note_readiness(&mut self, event: &mio::event::Event) {
+        let flags = &mut self.flags;
+        let (closed, error) = (event.is_read_closed(), event.is_error());
+        if !flags.has(Flags::ENDED) && (event.is_readable() || closed || error) {
+            flags.set(Flags::READABLE);
+        }
+        if closed || error {
+            flags.set(Flags::READ_TO_END);
+        }
+        if error {
+            flags.set(Flags::ERROR);
+        }
+        // A hang-up also ends the wait for room: the next send answers with the error. Room that
+        // no send asked for is not worth an event.
+        if flags.has(Flags::BLOCKED) && (event.is_writable() || event.is_write_closed()) {
+            flags.clear(Flags::BLOCKED);
+            flags.set(Flags::WRITABLE);
+        }
+    }
+
+    /// One send; see `Driver::send`.
+    pub(super) fn send(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let Some(socket) = &self.socket else { return Err(io::ErrorKind::NotConnected.into()) };
+        let now = &slices[..slices.len().min(MAX_SLICES)];
+        let wanted: usize = now.iter().map(|slice| slice.len()).sum();
+        if wanted == 0 && now.len() == slices.len() {
+            return Ok(0);
+        }
+        let sent = retry(|| match now {
+            // send(2) copies in one struct less than sendmsg(2).
+            [only] => socket.send_with_flags(only, SEND_FLAGS),
+            _ => socket.send_vectored_with_flags(now, SEND_FLAGS),
+        });
+        let sent = match sent {
+            Ok(sent) => sent,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            Err(error) => {
+                self.flags.set(Flags::DEAD);
+                return Err(error);
+            }
+        };
+        if sent < wanted && sent < MAX_RW_COUNT {
+            self.flags.set(Flags::BLOCKED);
+        } else if sent < wanted || now.len() < slices.len() {
+            // The call was too large for the kernel, the socket is not full: no edge will come.
+            self.flags.set(Flags::WRITABLE);
+        }
+        Ok(sent)
+    }
+
+    /// Does the most urgent thing for a connection whose token was taken from `ready`, and says
+    /// whether to put it back there.
+    pub(super) fn step(
+        &mut self,
+        token: KernelToken,
+        memory: &mut ReceiveMemory,
+        receive_len: usize,
+    ) -> (Option<Step>, Again) {
+        self.flags.clear(Flags::QUEUED);
+        if self.flags.has(Flags::DEAD) {
+            return (None, Again::No);
+        }
+        let (step, full) = self.act(self.id(token), memory, receive_len);
+        if !self.wants_turn() {
+            return (step, Again::No);
+        }
+        self.flags.set(Flags::QUEUED);
+        // A full buffer was this connection's share of the turn.
+        (step, if full { Again::NextTurn } else { Again::ThisTurn })
+    }
+
+    /// One event, if there is one, and whether it filled the receive buffer.
+    fn act(
+        &mut self,
+        id: ConnectionId,
+        memory: &mut ReceiveMemory,
+        receive_len: usize,
+    ) -> (Option<Step>, bool) {
+        let reads = self.wants_input();
+        // What a peer said before it reset the connection may explain the reset: read first then.
+        if self.flags.has(Flags::WRITABLE) && !(self.flags.has(Flags::ERROR) && reads) {
+            self.flags.clear(Flags::WRITABLE);
+            return (Some(Step::Other(Event::Writable(id))), false);
+        }
+        if reads {
+            return self.receive(id, memory, receive_len);
+        }
+        if self.flags.has(Flags::ERROR) {
+            // Reading is paused or has ended, so no read would find out. A peer that went away
+            // must not wait for the resume.
+            self.flags.clear(Flags::ERROR);
+            if let Some(Ok(Some(error))) = self.socket().map(Socket::take_error) {
+                self.flags.set(Flags::DEAD);
+                return (Some(Step::Other(Event::Failed(id, error))), false);
+            }
+        }
+        (None, false)
+    }
+
+    /// One read.
+    fn receive(
+        &mut self,
+        id: ConnectionId,
+        memory: &mut ReceiveMemory,
+        receive_len: usize,
+    ) -> (Option<Step>, bool) {
+        let Some(socket) = &self.socket else { return (None, false) };
+        // SAFETY: nothing is lent (`memory` is borrowed mutably) and no kernel operation is under
+        // way: this driver only makes calls that return when they are done.
+        let buffer = unsafe { memory.slice(HEADROOM, receive_len) };
+        match retry(|| socket.recv_with_flags(as_uninit(buffer), libc::MSG_DONTWAIT)) {
+            Ok(0) => {
+                self.flags.clear(Flags::READABLE);
+                self.flags.set(Flags::ENDED);
+                (Some(Step::Other(Event::Ended(id))), false)
+            }
+            Ok(len) => {
+                let full = len == receive_len;
+                if !full && !self.flags.has(Flags::READ_TO_END) {
+                    self.flags.clear(Flags::READABLE);
+                }
+                (Some(Step::Received { id, len }), full)
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.flags.clear(Flags::READABLE);
+                self.flags.clear(Flags::READ_TO_END);
+                (None, false)
+            }
+            Err(error) => {
+                self.flags.set(Flags::DEAD);
+                (Some(Step::Other(Event::Failed(id, error))), false)
+            }
+        }
+    }
+}
+
+/// What `recv` fills. It writes no uninitialised bytes, which is what makes this cast sound.
+fn as_uninit(bytes: &mut [u8]) -> &mut [MaybeUninit<u8>] {
+    let len = bytes.len();
+    // SAFETY: same layout; the only user is `recv_with_flags`, which only writes received bytes.
+    unsafe { std::slice::from_raw_parts_mut(bytes.as_mut_ptr().cast(), len) }
+}

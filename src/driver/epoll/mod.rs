@@ -1,0 +1,342 @@
+//! The readiness driver: epoll(7) through mio.
+//!
+//! In: a set of sockets and what epoll says about them. Out: [`Event`]s; the driver performs the
+//! read itself and lends the bytes. It never allocates per message, never calls `epoll_ctl` after
+//! the registration, and never reads from a socket that it has no reason to believe readable.
+//!
+//! ```text
+//!  wait:        epoll_wait --> flags of the slot, slot to the back of `ready`
+//!  next_event:  front of `ready` --> Writable | recv(2) --> Received | Ended | Failed
+//!                                                 `-- buffer full --> back of `ready`, next turn
+//!               then `released`, then at most 64 accept4(2), then None
+//! ```
+//!
+//! Every socket is registered once, for both directions and edge triggered. Edges come once, so
+//! the slot's flags remember what was not acted upon yet: input that arrived while reading was
+//! paused, and a send that came up short. One echo costs three system calls: `epoll_wait`,
+//! `recv`, `send`.
+//!
+//! # When a socket counts as drained
+//!
+//! A read that returns less than was asked for has emptied the socket (epoll(7), question 9);
+//! that saves the read that would only answer would-block. But if the edge also said that the
+//! peer has finished, hung up or failed, then no further edge will come, so the driver reads on
+//! until the kernel says 0, would-block or an error. (Two things cut a read short without
+//! emptying the socket: TCP urgent data and descriptors passed over a Unix socket. A peer that
+//! sends either delays only its own bytes.)
+//!
+//! # Stale events
+//!
+//! The descriptor of a closed connection is closed at once and its number may come back with the
+//! next accept. Kernel tokens name slot and generation, not the descriptor, so what epoll still
+//! says about the old socket matches no slot and is counted and dropped.
+
+#![allow(unsafe_code)]
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::net::{Shutdown, SocketAddr};
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+use socket2::Socket;
+
+use super::token::{KernelToken, Operation};
+use super::{
+    AcceptedSocket, ConnectionId, Driver, DriverStats, Event, HEADROOM, ReceiveMemory, Waker,
+};
+
+mod accept;
+mod connection;
+#[cfg(test)]
+mod tests;
+
+use accept::Listeners;
+use connection::{Again, Slot, Step};
+
+/// mio keeps a token in a `usize`.
+const _: () = assert!(size_of::<usize>() == 8, "the epoll driver needs a 64-bit target");
+
+/// What can be set about the epoll driver.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct EpollConfig {
+    /// Bytes of the one receive buffer, which is also the most that one connection can deliver
+    /// per turn. Default 256 KiB.
+    pub(crate) receive_buffer: usize,
+    /// Kernel events fetched per turn. Default 1024, 12 KiB.
+    pub(crate) events: usize,
+}
+
+impl Default for EpollConfig {
+    fn default() -> Self {
+        Self { receive_buffer: 256 * 1024, events: 1024 }
+    }
+}
+
+/// See the module documentation.
+#[derive(Debug)]
+pub(crate) struct Epoll {
+    poll: Poll,
+    events: Events,
+    waker: Waker,
+    woken: bool,
+    listeners: Listeners,
+    /// Indexed by the slot of the connection's id.
+    slots: Vec<Slot>,
+    /// Connections with something to do, each at most once (the slot knows).
+    ready: VecDeque<KernelToken>,
+    /// How many entries of `ready` belong to this turn. Later ones wait for the next.
+    ready_this_turn: usize,
+    released: VecDeque<ConnectionId>,
+    receive_len: usize,
+    origin: Instant,
+    stats: DriverStats,
+}
+
+impl Epoll {
+    /// The driver and the memory that its `next_event` wants.
+    ///
+    /// # Errors
+    ///
+    /// When `epoll_create1(2)` or `eventfd(2)` fails: no descriptors or no kernel memory.
+    pub(crate) fn new(config: EpollConfig) -> io::Result<(Self, ReceiveMemory)> {
+        let poll = Poll::new()?;
+        let wake = KernelToken::new(Operation::Wake, 0, 0);
+        let waker = Waker::Mio(Arc::new(mio::Waker::new(poll.registry(), mio_token(wake))?));
+        let receive_len = config.receive_buffer.max(1);
+        let driver = Self {
+            poll,
+            events: Events::with_capacity(config.events.max(1)),
+            waker,
+            woken: false,
+            listeners: Listeners::default(),
+            slots: Vec::new(),
+            ready: VecDeque::new(),
+            ready_this_turn: 0,
+            released: VecDeque::new(),
+            receive_len,
+            origin: Instant::now(),
+            stats: DriverStats::default(),
+        };
+        Ok((driver, ReceiveMemory::new(HEADROOM + receive_len)))
+    }
+
+    /// The slot of a connection that was adopted and not closed.
+    fn slot(&self, id: ConnectionId) -> Option<&Slot> {
+        self.slots.get(id.slot()).filter(|slot| slot.is_open_as(id))
+    }
+
+    fn slot_mut(&mut self, id: ConnectionId) -> Option<&mut Slot> {
+        self.slots.get_mut(id.slot()).filter(|slot| slot.is_open_as(id))
+    }
+
+    /// Whether the next turn has work although epoll may have nothing to say.
+    fn has_leftovers(&self) -> bool {
+        !self.ready.is_empty() || !self.released.is_empty() || self.woken || self.listeners.due()
+    }
+
+    /// Takes what epoll reported into the flags. Nothing is read or written here.
+    fn note_readiness(&mut self) {
+        for event in &self.events {
+            let token = KernelToken::from_bits(event.token().0 as u64);
+            match token.operation() {
+                Some(Operation::Receive) => {
+                    let slot = self.slots.get_mut(token.slot());
+                    let Some(slot) = slot.filter(|slot| slot.is_open_for(token)) else {
+                        self.stats.stale_events += 1;
+                        continue;
+                    };
+                    slot.note_readiness(event);
+                    if slot.wants_turn() && slot.enqueue() {
+                        self.ready.push_back(token);
+                    }
+                }
+                Some(Operation::Accept) => self.listeners.note_readiness(token),
+                Some(Operation::Wake) => self.woken = true,
+                None => self.stats.stale_events += 1,
+            }
+        }
+    }
+
+    fn step(&mut self, memory: &mut ReceiveMemory) -> Option<Step> {
+        if std::mem::take(&mut self.woken) {
+            return Some(Step::Other(Event::Woken));
+        }
+        while self.ready_this_turn > 0 {
+            let Some(token) = self.ready.pop_front() else { break };
+            self.ready_this_turn -= 1;
+            let Some(slot) =
+                self.slots.get_mut(token.slot()).filter(|slot| slot.is_open_for(token))
+            else {
+                self.stats.stale_events += 1;
+                continue;
+            };
+            let (step, again) = slot.step(token, memory, self.receive_len);
+            match again {
+                Again::No => {}
+                Again::ThisTurn => {
+                    self.ready.push_front(token);
+                    self.ready_this_turn += 1;
+                }
+                Again::NextTurn => self.ready.push_back(token),
+            }
+            if step.is_some() {
+                return step;
+            }
+        }
+        self.ready_this_turn = 0;
+        if let Some(id) = self.released.pop_front() {
+            self.slots[id.slot()].release();
+            return Some(Step::Other(Event::Released(id)));
+        }
+        // Last, so that newcomers never delay the established.
+        self.listeners.accept().map(Step::Other)
+    }
+}
+
+impl Driver for Epoll {
+    fn name(&self) -> &'static str {
+        "epoll"
+    }
+
+    fn listen(&mut self, listener: Socket) -> io::Result<()> {
+        self.listeners.listen(self.poll.registry(), listener)
+    }
+
+    fn pause_accepting(&mut self) {
+        self.listeners.pause();
+    }
+
+    fn resume_accepting(&mut self) {
+        self.listeners.resume();
+    }
+
+    fn stop_listening(&mut self) {
+        self.listeners.stop(self.poll.registry());
+    }
+
+    fn adopt(&mut self, id: ConnectionId, socket: AcceptedSocket) -> io::Result<()> {
+        let socket = match socket {
+            AcceptedSocket::Os(socket) => socket,
+            #[cfg(test)]
+            AcceptedSocket::Simulated(_) => return Err(io::ErrorKind::Unsupported.into()),
+        };
+        if self.slots.len() <= id.slot() {
+            self.slots.resize_with(id.slot() + 1, Slot::default);
+        }
+        let slot = &mut self.slots[id.slot()];
+        if !slot.is_free() {
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the slot is not free"));
+        }
+        // Input that is there already makes an edge of its own.
+        self.poll.registry().register(
+            &mut SourceFd(&socket.as_raw_fd()),
+            mio_token(KernelToken::of(Operation::Receive, id)),
+            Interest::READABLE | Interest::WRITABLE,
+        )?;
+        *slot = Slot::new(id, socket);
+        self.stats.sockets += 1;
+        Ok(())
+    }
+
+    fn send(&mut self, id: ConnectionId, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let Some(slot) = self.slot_mut(id) else {
+            return Err(io::ErrorKind::NotConnected.into());
+        };
+        let sent = slot.send(slices)?;
+        if slot.wants_turn() && slot.enqueue() {
+            self.ready.push_back(KernelToken::of(Operation::Receive, id));
+        }
+        Ok(sent)
+    }
+
+    fn pause_reading(&mut self, id: ConnectionId) {
+        if let Some(slot) = self.slot_mut(id) {
+            slot.pause();
+        }
+    }
+
+    fn resume_reading(&mut self, id: ConnectionId) {
+        let Some(slot) = self.slot_mut(id) else { return };
+        slot.resume();
+        if slot.wants_turn() && slot.enqueue() {
+            self.ready.push_back(KernelToken::of(Operation::Receive, id));
+        }
+    }
+
+    fn finish_sending(&mut self, id: ConnectionId) {
+        if let Some(socket) = self.slot(id).and_then(Slot::socket) {
+            // ENOTCONN: the peer was faster, and the next read says so.
+            let _ = socket.shutdown(Shutdown::Write);
+        }
+    }
+
+    fn close(&mut self, id: ConnectionId) {
+        let Some(slot) = self.slot_mut(id) else { return };
+        slot.close();
+        self.stats.sockets -= 1;
+        self.released.push_back(id);
+    }
+
+    fn peer_addr(&self, id: ConnectionId) -> Option<SocketAddr> {
+        self.slot(id)?.socket()?.peer_addr().ok()?.as_socket()
+    }
+
+    fn wait(&mut self, timeout_ms: Option<u64>) -> io::Result<()> {
+        let timeout = match timeout_ms {
+            _ if self.has_leftovers() => Some(Duration::ZERO),
+            Some(ms) => Some(Duration::from_millis(ms)),
+            None => None,
+        };
+        match self.poll.poll(&mut self.events, timeout) {
+            Ok(()) => self.note_readiness(),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+        self.ready_this_turn = self.ready.len();
+        self.listeners.begin_turn();
+        Ok(())
+    }
+
+    fn next_event<'m>(&mut self, memory: &'m mut ReceiveMemory) -> Option<Event<'m>> {
+        match self.step(memory)? {
+            Step::Received { id, len } => {
+                // SAFETY: only `recv` in `step` writes to this memory, and the caller cannot get
+                // there while it holds the borrow that this slice extends.
+                let bytes = unsafe { memory.slice(HEADROOM, len) };
+                Some(Event::Received { id, bytes })
+            }
+            Step::Other(event) => Some(event),
+        }
+    }
+
+    fn waker(&self) -> Waker {
+        self.waker.clone()
+    }
+
+    fn now_ms(&self) -> u64 {
+        // Instant is CLOCK_MONOTONIC on Linux. 2^64 ms outlast everything.
+        self.origin.elapsed().as_millis() as u64
+    }
+
+    fn stats(&self) -> DriverStats {
+        self.stats
+    }
+}
+
+/// Repeats a call that a signal interrupted.
+fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            done => return done,
+        }
+    }
+}
+
+const fn mio_token(token: KernelToken) -> Token {
+    Token(token.bits() as usize)
+}
