@@ -149,6 +149,7 @@ impl Buffers {
     }
 
     /// Whether buffers are consumed piece by piece.
+    #[cfg(test)]
     pub(super) fn is_incremental(&self) -> bool {
         self.incremental
     }

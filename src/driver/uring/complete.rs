@@ -14,6 +14,7 @@ use std::io::{self, Read};
 use std::os::fd::{FromRawFd, OwnedFd};
 
 use io_uring::cqueue;
+use socket2::Socket;
 
 use super::user_data::{Operation, UserData};
 use super::{AcceptState, Phase, ReceiveState, Uring};
@@ -36,7 +37,7 @@ impl Uring {
         let flags = completion.flags();
         match user_data.operation() {
             Some(Operation::Receive) => self.complete_receive(user_data, result, flags),
-            Some(Operation::Writable) => self.complete_writable(user_data),
+            Some(Operation::Writable) => self.complete_writable(user_data, result, flags),
             Some(Operation::Accept) => self.complete_accept(user_data, result, flags),
             Some(Operation::Wake) => self.complete_wake(flags),
             Some(Operation::Cancel) => Outcome::Nothing,
@@ -91,7 +92,12 @@ impl Uring {
         }
         match -result {
             // Cancelled by a pause that was taken back, or not begun: go on if reading is wanted.
-            libc::ECANCELED | libc::EINTR | libc::EAGAIN => self.receive_on(index),
+            libc::ECANCELED | libc::EINTR => self.receive_on(index),
+            libc::EAGAIN => {
+                // Older kernels do not let an operation on a non-blocking socket wait.
+                make_blocking(self.slots[index as usize].socket.as_ref());
+                self.receive_on(index);
+            }
             // Not an error of the connection: it goes on when buffers have come back.
             libc::ENOBUFS => {
                 self.buffers_exhausted += 1;
@@ -106,8 +112,11 @@ impl Uring {
         Outcome::Nothing
     }
 
-    fn complete_writable(&mut self, user_data: UserData) -> Outcome {
-        self.in_flight -= 1;
+    fn complete_writable(&mut self, user_data: UserData, result: i32, flags: u32) -> Outcome {
+        let more = cqueue::more(flags);
+        if !more {
+            self.in_flight -= 1;
+        }
         let index = user_data.slot();
         let slot = match self.slots.get_mut(index as usize) {
             Some(slot) if slot.phase != Phase::Free && user_data.is_of(slot.generation) => slot,
@@ -116,18 +125,29 @@ impl Uring {
                 return Outcome::Nothing;
             }
         };
-        slot.polling = false;
-        match slot.phase {
-            // Whatever the poll saw, room or an error: the next send finds out.
-            Phase::Open | Phase::Ended => {
-                let id = ConnectionId::new(slot.worker, index, slot.generation);
-                Outcome::Event(Event::Writable(id))
-            }
-            Phase::Failed | Phase::Closing | Phase::Free => {
-                self.release_if_idle(index);
-                Outcome::Nothing
-            }
+        slot.polling = more;
+        if !matches!(slot.phase, Phase::Open | Phase::Ended) {
+            self.release_if_idle(index);
+            return Outcome::Nothing;
         }
+        let id = ConnectionId::new(slot.worker, index, slot.generation);
+        // A poll that failed counts as room: the next send finds out, and polls again.
+        let seen = if result < 0 { libc::POLLOUT } else { result as i16 };
+        if slot.writable_due && seen & (libc::POLLOUT | libc::POLLERR | libc::POLLHUP) != 0 {
+            slot.writable_due = false;
+            return Outcome::Event(Event::Writable(id));
+        }
+        // While bytes are received, that reports errors. After FIN only this one can.
+        if slot.phase == Phase::Ended && seen & libc::POLLERR != 0 {
+            let error = slot.socket.as_ref().and_then(|socket| socket.take_error().ok().flatten());
+            let error = error.unwrap_or_else(|| io::ErrorKind::ConnectionReset.into());
+            slot.phase = Phase::Failed;
+            return Outcome::Event(Event::Failed(id, error));
+        }
+        if slot.writable_due {
+            self.arm_writable(index);
+        }
+        Outcome::Nothing
     }
 
     fn complete_accept(&mut self, user_data: UserData, result: i32, flags: u32) -> Outcome {
@@ -148,7 +168,6 @@ impl Uring {
             // a firewall; and the end of a pause that was taken back.
             libc::ECANCELED
             | libc::EINTR
-            | libc::EAGAIN
             | libc::ECONNABORTED
             | libc::EPROTO
             | libc::EPERM
@@ -158,6 +177,10 @@ impl Uring {
             | libc::EHOSTUNREACH
             | libc::ENONET
             | libc::ENOPROTOOPT => self.accept_on(index),
+            libc::EAGAIN => {
+                make_blocking(self.listeners[index as usize].socket.as_ref());
+                self.accept_on(index);
+            }
             // EMFILE, ENFILE, ENOMEM, ENOBUFS; and whatever else, lest the driver spins on it.
             error => {
                 if self.accepting {
@@ -256,6 +279,14 @@ impl Uring {
         if let Some(bid) = spent {
             self.buffers.recycle(bid);
         }
+    }
+}
+
+/// Lets operations wait that would not. The calls that must not wait say so themselves.
+fn make_blocking(socket: Option<&Socket>) {
+    if let Some(socket) = socket {
+        // Fails only for what is no descriptor.
+        let _ = socket.set_nonblocking(false);
     }
 }
 

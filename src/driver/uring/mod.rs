@@ -160,8 +160,10 @@ struct Slot {
     receive: ReceiveState,
     /// What the worker wants: `false` between `pause_reading` and `resume_reading`.
     reading: bool,
-    /// Whether a poll for room is in flight.
+    /// Whether a poll for room is in flight: from the first short send on, to the end.
     polling: bool,
+    /// Whether the worker waits for `Writable`.
+    writable_due: bool,
 }
 
 const _: () = assert!(size_of::<Slot>() <= 16);
@@ -243,7 +245,8 @@ impl Uring {
     }
 
     /// The mode that the kernel supports.
-    pub(crate) fn receive_mode(&self) -> ReceiveMode {
+    #[cfg(test)]
+    fn receive_mode(&self) -> ReceiveMode {
         self.mode
     }
 
@@ -367,35 +370,24 @@ impl Driver for Uring {
     }
 
     fn send(&mut self, id: ConnectionId, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        // sendmsg(2): more than IOV_MAX slices are an error, fewer bytes than asked are none.
-        const MOST_SLICES: usize = libc::UIO_MAXIOV as usize;
-        const FLAGS: i32 = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
         let slot = self.slot(id).filter(|slot| slot.phase != Phase::Failed);
         let socket = slot.and_then(|slot| slot.socket.as_ref());
         let socket = socket.ok_or(io::ErrorKind::NotConnected)?;
-        let total: usize = slices.iter().map(|slice| slice.len()).sum();
-        if total == 0 {
-            return Ok(0);
-        }
-        let sent = loop {
-            let result = match slices {
-                [one] => socket.send_with_flags(one, FLAGS),
-                many => {
-                    let many = &many[..many.len().min(MOST_SLICES)];
-                    socket.send_vectored_with_flags(many, FLAGS)
-                }
-            };
-            match result {
-                Ok(sent) => break sent,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break 0,
-                Err(error) => return Err(error),
+        let result = send_now(socket, slices);
+        let index = id.slot() as u32;
+        match result {
+            Ok(Sent::Everything(sent)) => Ok(sent),
+            Ok(Sent::Part(sent)) => {
+                self.slots[id.slot()].writable_due = true;
+                self.arm_writable(index);
+                Ok(sent)
             }
-        };
-        if sent < total {
-            self.arm_writable(id.slot() as u32);
+            Err(error) => {
+                // The worker knows now; what receiving will say of it is no news any more.
+                self.slots[id.slot()].phase = Phase::Failed;
+                Err(error)
+            }
         }
-        Ok(sent)
     }
 
     fn pause_reading(&mut self, id: ConnectionId) {
@@ -430,7 +422,7 @@ impl Driver for Uring {
         }
         if slot.receive != ReceiveState::Idle || slot.polling {
             // The operations pin the file, so the peer would see nothing before they are back.
-            // This tells it at once and completes them; the cancellations are the second belt.
+            // This tells it at once, and the cancellations end them.
             if let Some(socket) = &slot.socket {
                 let _ = socket.shutdown(Shutdown::Both);
             }
@@ -508,6 +500,12 @@ impl Driver for Uring {
 
 impl Drop for Uring {
     fn drop(&mut self) {
+        log::debug!(
+            "io_uring: ends after {} enters, {} late completions, {} times out of buffers",
+            self.enters,
+            self.stale_events,
+            self.buffers_exhausted
+        );
         if let Err(error) = self.wind_down() {
             // The kernel may still write to the memory: better lost than overwritten.
             log::warn!("io_uring: operations did not end ({error}); receive memory is leaked");
@@ -526,8 +524,48 @@ impl Slot {
             receive: ReceiveState::Idle,
             reading: false,
             polling: false,
+            writable_due: false,
         }
     }
+}
+
+/// What a socket took.
+enum Sent {
+    Everything(usize),
+    /// The socket is full, and the kernel has noted that somebody waits for room.
+    Part(usize),
+}
+
+fn send_now(socket: &Socket, slices: &[IoSlice<'_>]) -> io::Result<Sent> {
+    const FLAGS: i32 = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    // sendmsg(2): more slices than IOV_MAX are an error.
+    const MOST_SLICES: usize = libc::UIO_MAXIOV as usize;
+    let mut total = 0;
+    // Going on until a call is short matters: only a socket that was found full makes an edge.
+    for slices in slices.chunks(MOST_SLICES) {
+        let wanted: usize = slices.iter().map(|slice| slice.len()).sum();
+        if wanted == 0 {
+            continue;
+        }
+        let sent = loop {
+            let result = match slices {
+                [one] => socket.send_with_flags(one, FLAGS),
+                many => socket.send_vectored_with_flags(many, FLAGS),
+            };
+            match result {
+                Ok(sent) => break sent,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break 0,
+                // The bytes before the error are gone as well.
+                Err(error) => return Err(error),
+            }
+        };
+        total += sent;
+        if sent < wanted {
+            return Ok(Sent::Part(total));
+        }
+    }
+    Ok(Sent::Everything(total))
 }
 
 /// A counter that starts at zero.

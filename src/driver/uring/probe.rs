@@ -34,6 +34,7 @@ impl Unavailable {
     }
 
     /// Whether this system refuses io_uring altogether (as opposed to missing one feature).
+    #[cfg(test)]
     pub(crate) fn is_refused(&self) -> bool {
         matches!(self.source.raw_os_error(), Some(libc::EPERM | libc::EACCES | libc::ENOSYS))
     }

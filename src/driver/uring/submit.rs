@@ -58,7 +58,11 @@ impl Uring {
         self.push(entry.user_data(user_data.raw()));
     }
 
-    /// Asks to be told when the connection's send buffer has room again.
+    /// Asks to be told when the connection's send buffer has room again, unless that was asked
+    /// before.
+    ///
+    /// Multishot, because that reports edges. A one-shot poll would complete at once, again and
+    /// again, for a peer that has sent FIN: the kernel always polls for POLLRDHUP as well.
     pub(super) fn arm_writable(&mut self, index: u32) {
         let slot = &mut self.slots[index as usize];
         let Some(socket) = &slot.socket else { return };
@@ -66,7 +70,8 @@ impl Uring {
             return;
         }
         let user_data = UserData::new(Operation::Writable, index, slot.generation);
-        let entry = opcode::PollAdd::new(Fd(socket.as_raw_fd()), libc::POLLOUT as u32).build();
+        let fd = Fd(socket.as_raw_fd());
+        let entry = opcode::PollAdd::new(fd, libc::POLLOUT as u32).multi(true).build();
         slot.polling = true;
         self.in_flight += 1;
         self.push(entry.user_data(user_data.raw()));

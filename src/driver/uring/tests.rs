@@ -407,6 +407,49 @@ fn closing_with_a_full_socket_releases() {
 }
 
 #[test]
+fn non_blocking_sockets_are_served_like_others() {
+    let Some((mut driver, mut memory)) = open(UringOptions::default()) else { return };
+    let (near, far) = Socket::pair(socket2::Domain::UNIX, socket2::Type::STREAM, None).unwrap();
+    near.set_nonblocking(true).expect("non-blocking");
+    let id = ConnectionId::new(0, 5, 0);
+    driver.adopt(id, AcceptedSocket::Os(near)).expect("adopt");
+    let before = driver.enters;
+    driver.wait(Some(10)).expect("wait");
+    assert!(driver.next_event(&mut memory).is_none());
+    far.send(b"late").expect("send");
+    driver.wait(Some(5000)).expect("wait");
+    match driver.next_event(&mut memory) {
+        Some(Event::Received { id: of, bytes }) => assert_eq!((of, &*bytes), (id, &b"late"[..])),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(driver.enters - before, 2);
+}
+
+#[test]
+fn a_peer_that_finished_and_reads_nothing_does_not_keep_the_driver_busy() {
+    let Some((mut driver, mut memory)) = open(UringOptions::default()) else { return };
+    let (near, far) = Socket::pair(socket2::Domain::UNIX, socket2::Type::STREAM, None).unwrap();
+    let id = ConnectionId::new(0, 0, 0);
+    driver.adopt(id, AcceptedSocket::Os(near)).expect("adopt");
+    let chunk = vec![1; 1 << 20];
+    while driver.send(id, &[IoSlice::new(&chunk)]).expect("send") == chunk.len() {}
+    far.shutdown(Shutdown::Write).expect("shutdown");
+    let before = driver.enters;
+    let mut writables = 0;
+    for _ in 0..10 {
+        driver.wait(Some(5)).expect("wait");
+        while let Some(event) = driver.next_event(&mut memory) {
+            if let Event::Writable(_) = event {
+                writables += 1;
+                assert_eq!(driver.send(id, &[IoSlice::new(&chunk)]).expect("send"), 0);
+            }
+        }
+    }
+    assert!(writables <= 1, "{writables} times room that is none");
+    assert!(driver.enters - before <= 10);
+}
+
+#[test]
 fn slots_and_descriptors_return_to_zero() {
     let options = UringOptions { submissions: 16, completions: 32, ..UringOptions::default() };
     let Some(mut echo) = Echo::new(options) else { return };
