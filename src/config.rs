@@ -57,6 +57,12 @@ impl Config {
         self.max_backpressure / 2
     }
 
+    /// Slots for which each worker takes address space at the start. A table that had to grow
+    /// would be copied while connections wait, and its old memory would stay resident.
+    pub(crate) fn reserved_slots(&self) -> usize {
+        self.max_connections.min(128 * 1024)
+    }
+
     /// Says what is impossible, naming the builder method.
     pub(crate) fn check(&self) -> Result<(), Error> {
         if let Err(field) = self.limits.check() {

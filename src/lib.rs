@@ -77,3 +77,8 @@ pub use protocol::{CloseCode, Limits, Message};
 pub use server::{Server, ServerBuilder};
 pub use websocket::{SendStatus, WebSocket};
 pub use worker::mailbox::Stats;
+
+/// The README's examples compile.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -21,8 +21,8 @@ use crate::worker::mailbox::Shared;
 use crate::worker::paths::Paths;
 use crate::worker::route::{Route, RouteOf};
 
-/// Makes the handler of one route for one worker.
-type RouteFactory = Box<dyn Fn(usize) -> Box<dyn Route> + Send + Sync>;
+/// Makes one route for one worker; takes its number and how many sessions to make room for.
+type RouteFactory = Box<dyn Fn(usize, usize) -> Box<dyn Route> + Send + Sync>;
 
 /// Told once when every worker accepts.
 type OnListening = Box<dyn FnOnce(&[ListenAddr]) + Send>;
@@ -77,7 +77,9 @@ impl ServerBuilder {
                 self.blame(Error::config("websocket", format!("path {path:?} is given twice")));
             } else if let Ok(route) = u16::try_from(route) {
                 self.paths.entry(path).websocket = Some(route);
-                self.routes.push(Box::new(move |worker| Box::new(RouteOf::new(make(worker)))));
+                self.routes.push(Box::new(move |worker, slots| {
+                    Box::new(RouteOf::with_capacity(make(worker), slots))
+                }));
             } else {
                 self.blame(Error::config("websocket", "at most 65,535 routes are possible"));
             }
@@ -437,7 +439,8 @@ impl Start {
         for listener in listeners {
             driver.listen(listener).map_err(|source| Error::Worker { worker: number, source })?;
         }
-        let routes = routes.iter().map(|make| make(usize::from(number))).collect();
+        let slots = config.reserved_slots();
+        let routes = routes.iter().map(|make| make(usize::from(number), slots)).collect();
         log::info!("worker {number} runs on the {} driver", driver.name());
         Ok(Worker::new(number, driver, memory, routes, paths, config, shared))
     }

@@ -15,8 +15,10 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    pub(crate) fn new(worker: u16) -> Self {
-        Self { slots: Slab::new(), generations: Vec::new(), worker }
+    /// Room for `capacity` connections; what is not used is address space, not memory.
+    pub(crate) fn with_capacity(worker: u16, capacity: usize) -> Self {
+        let generations = Vec::with_capacity(capacity);
+        Self { slots: Slab::with_capacity(capacity), generations, worker }
     }
 
     pub(crate) fn insert(&mut self, connection: Connection) -> ConnectionId {
@@ -83,7 +85,7 @@ mod tests {
 
     #[test]
     fn an_id_never_reaches_the_next_tenant_of_its_slot() {
-        let mut table = Table::new(3);
+        let mut table = Table::with_capacity(3, 8);
         let first = table.insert(Connection::new(0, 0));
         assert_eq!(first.worker(), 3);
         assert!(table.get_mut(first).is_some());
@@ -99,7 +101,7 @@ mod tests {
 
     #[test]
     fn an_id_of_another_worker_finds_nothing() {
-        let mut table = Table::new(0);
+        let mut table = Table::with_capacity(0, 8);
         let id = table.insert(Connection::new(0, 0));
         let foreign = ConnectionId::new(1, id.slot() as u32, id.generation());
         assert!(table.get_mut(foreign).is_none());

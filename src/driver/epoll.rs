@@ -287,6 +287,10 @@ impl Driver for Epoll {
         "epoll"
     }
 
+    fn reserve(&mut self, slots: usize) {
+        self.slots.reserve(slots);
+    }
+
     fn listen(&mut self, listener: Socket) -> io::Result<()> {
         if !listener.is_listener()? {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "the socket does not listen"));
@@ -695,4 +699,49 @@ fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
 
 const fn mio_token(token: KernelToken) -> Token {
     Token(token.bits() as usize)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::contract::contract_tests;
+    use super::super::lab::{Loopback, RealDriver, Skip};
+    use super::*;
+
+    fn open(receive_buffer: usize) -> (Box<dyn Driver>, ReceiveMemory) {
+        // Few events per turn, so that batches are cut somewhere.
+        let (driver, memory) = Epoll::new(EpollConfig { receive_buffer, events: 16 }).unwrap();
+        (Box::new(driver), memory)
+    }
+
+    mod tcp {
+        use super::*;
+
+        struct Tcp;
+
+        impl RealDriver for Tcp {
+            const UNIX: bool = false;
+
+            fn open(receive_buffer: usize) -> Result<(Box<dyn Driver>, ReceiveMemory), Skip> {
+                Ok(super::open(receive_buffer))
+            }
+        }
+
+        contract_tests!(Loopback<Tcp>);
+    }
+
+    mod unix {
+        use super::*;
+
+        struct Unix;
+
+        impl RealDriver for Unix {
+            const UNIX: bool = true;
+
+            fn open(receive_buffer: usize) -> Result<(Box<dyn Driver>, ReceiveMemory), Skip> {
+                Ok(super::open(receive_buffer))
+            }
+        }
+
+        contract_tests!(Loopback<Unix>);
+    }
 }

@@ -5,26 +5,26 @@
 //! holds no heap memory unless a message or frame has arrived in part.
 //!
 //! ```text
-//!  receive(input) --+--> a small masked message, whole: unmask, check, hand out (the usual case)
-//!                   |
-//!                   +--> Header ---> Payload ---> event, or on to the next header
-//!                          ^  14 bytes  |  in place if the frame is whole and no message is open,
-//!                          |  at most   |  else appended to the message (assembly.rs)
-//!                          +------------+
+//!  receive(input) --+--> a masked message below 64 KiB, whole: the usual case, in place
+//!                   +--> everything else: reading.rs
+//!  send, ping, ... -----> one whole frame, appended to `out`
 //! ```
 
 use std::fmt;
 
 use super::close::{CloseCode, CloseFrame, MAX_CONTROL_PAYLOAD};
 use super::error::{ControlError, NotOpen, ProtocolError};
-use super::frame::{FirstByte, FrameHeader, MAX_HEADER_LEN, Opcode, SecondByte, encode_header};
+use super::frame::{MAX_HEADER_LEN, Opcode, encode_header};
 use super::limits::Limits;
-use super::message::{
-    Assembled, Assembly, BufferPool, CompleteText, InvalidUtf8, Message, ReceivedBytes,
-    ReceivedText,
-};
+use super::message::{Assembly, BufferPool, Message, ReceivedBytes, ReceivedText};
 use super::state::Lifecycle;
+use crate::simd::{InvalidUtf8, unmask, unmask_text};
+
+mod reading;
+
 pub use super::state::State;
+
+use reading::Reading;
 
 #[cfg(test)]
 mod properties;
@@ -158,50 +158,6 @@ enum Role {
     Client(Box<dyn FnMut() -> [u8; 4] + Send>),
 }
 
-/// What the next received byte is.
-enum Reading {
-    /// A byte of a header, of which `bytes[..len]` came before.
-    Header { bytes: [u8; MAX_HEADER_LEN], len: u8 },
-    /// A byte of this frame's payload.
-    Payload(Frame),
-    /// Of no interest: the peer closed, or broke a rule, or is gone.
-    Nothing,
-}
-
-impl Reading {
-    const NEXT_FRAME: Self = Self::Header { bytes: [0; MAX_HEADER_LEN], len: 0 };
-}
-
-/// A frame whose header was accepted. Invariant: `received <= payload_len`.
-#[derive(Clone, Copy)]
-struct Frame {
-    fin: bool,
-    opcode: Opcode,
-    masking_key: Option<[u8; 4]>,
-    payload_len: u32,
-    received: u32,
-}
-
-impl Frame {
-    fn remaining(&self) -> usize {
-        (self.payload_len - self.received) as usize
-    }
-
-    /// The masking key and where the next piece begins, for the kernels.
-    fn mask(&self) -> Option<([u8; 4], usize)> {
-        self.masking_key.map(|key| (key, self.received as usize))
-    }
-}
-
-/// What a piece of payload led to.
-enum Progress<'b> {
-    Event(Event<'b>),
-    /// The frame is complete, its message is not.
-    Fragment,
-    /// The input is used up inside the frame.
-    Incomplete,
-}
-
 impl Endpoint {
     /// The server's side: expects masked frames, sends unmasked ones (RFC 6455 5.1).
     pub fn server(limits: Limits) -> Self {
@@ -268,26 +224,37 @@ impl Endpoint {
         pool: &mut BufferPool,
     ) -> Result<Option<Event<'b>>, ProtocolError> {
         debug_assert_eq!(self.between_messages, self.is_between_messages());
-        // The usual case, with as few branches as it takes: FIN, Text or Binary, masked, at most
-        // 125 bytes, whole. Everything else, every error included, goes the long way.
-        if self.between_messages
-            && let [first @ (0x81 | 0x82), second @ 0x80..=0xFD, k0, k1, k2, k3, ..] = **input
-        {
-            let payload_len = second & 0x7F;
-            if u32::from(payload_len) <= self.max_frame
-                && let Some(frame) = input.split_off_mut(..6 + usize::from(payload_len))
-            {
-                let payload = &mut frame[6..];
-                let key = [k0, k1, k2, k3];
-                if first == 0x82 {
-                    crate::simd::unmask(payload, key, 0);
-                    return Ok(Some(Event::Binary(ReceivedBytes::InPlace(payload))));
-                }
-                return match crate::simd::unmask_text(payload, key) {
-                    Ok(text) => Ok(Some(Event::Text(ReceivedText::InPlace(text)))),
-                    Err(InvalidUtf8) => self.refuse(ProtocolError::InvalidUtf8, input, pool),
-                };
+        // The usual case, with as few branches as it takes: FIN, Text or Binary, masked, below
+        // 64 KiB, whole. Everything else, every error included, goes the long way.
+        let usual = match **input {
+            _ if !self.between_messages => None,
+            [first @ (0x81 | 0x82), second @ 0x80..=0xFD, k0, k1, k2, k3, ..] => {
+                Some((first, 6, u16::from(second & 0x7F), [k0, k1, k2, k3]))
             }
+            [first @ (0x81 | 0x82), 0xFE, high, low, k0, k1, k2, k3, ..] => {
+                let payload_len = u16::from_be_bytes([high, low]);
+                // RFC 6455 5.2: what fits the shorter form must use it.
+                (payload_len > 125).then_some((first, 8, payload_len, [k0, k1, k2, k3]))
+            }
+            _ => None,
+        };
+        if let Some((first, header_len, payload_len, key)) = usual
+            && u32::from(payload_len) <= self.max_frame
+            && let Some(frame) = input.split_off_mut(..header_len + usize::from(payload_len))
+        {
+            let payload = &mut frame[header_len..];
+            if first == 0x82 {
+                unmask(payload, key, 0);
+                return Ok(Some(Event::Binary(ReceivedBytes::InPlace(payload))));
+            }
+            return match unmask_text(payload, key) {
+                Ok(text) => Ok(Some(Event::Text(ReceivedText::InPlace(text)))),
+                Err(InvalidUtf8) => self.refuse(ProtocolError::InvalidUtf8, input, pool),
+            };
+        }
+        // A turn usually ends here. Nothing that was begun is complete without another byte.
+        if input.is_empty() {
+            return Ok(None);
         }
         self.receive_any(input, pool)
     }
@@ -412,251 +379,6 @@ impl Endpoint {
             && matches!(self.reading, Reading::Header { len: 0, .. })
     }
 
-    /// Every case, the usual one included.
-    #[inline(never)]
-    fn receive_any<'b>(
-        &mut self,
-        input: &mut &'b mut [u8],
-        pool: &mut BufferPool,
-    ) -> Result<Option<Event<'b>>, ProtocolError> {
-        let event = match self.read_frames(input, pool) {
-            Ok(event) => event,
-            Err(error) => return self.refuse(error, input, pool),
-        };
-        if !self.lifecycle.reads() {
-            self.release(pool);
-        }
-        self.between_messages = self.is_between_messages();
-        Ok(event)
-    }
-
-    /// The peer broke a rule: nothing that it sent behind is looked at.
-    #[cold]
-    fn refuse<'b>(
-        &mut self,
-        error: ProtocolError,
-        input: &mut &'b mut [u8],
-        pool: &mut BufferPool,
-    ) -> Result<Option<Event<'b>>, ProtocolError> {
-        self.lifecycle.fail(error);
-        self.release(pool);
-        *input = &mut [];
-        Err(error)
-    }
-
-    /// Reads frames up to the next event that is to be handed out.
-    fn read_frames<'b>(
-        &mut self,
-        input: &mut &'b mut [u8],
-        pool: &mut BufferPool,
-    ) -> Result<Option<Event<'b>>, ProtocolError> {
-        loop {
-            let frame = match self.reading {
-                Reading::Header { .. } => match self.read_header(input)? {
-                    Some(frame) => frame,
-                    None => return Ok(None),
-                },
-                Reading::Payload(frame) => frame,
-                Reading::Nothing => {
-                    self.release(pool);
-                    *input = &mut [];
-                    return Ok(None);
-                }
-            };
-            match self.read_payload(frame, input, pool)? {
-                Progress::Event(event @ Event::Close(_)) => return Ok(Some(event)),
-                Progress::Event(event) if self.lifecycle.delivers() => return Ok(Some(event)),
-                Progress::Event(ignored) => ignored.recycle(pool),
-                Progress::Fragment => {}
-                Progress::Incomplete => return Ok(None),
-            }
-        }
-    }
-
-    /// Reads a header, or keeps the bytes that have arrived of it and gives `None`.
-    fn read_header(&mut self, input: &mut &mut [u8]) -> Result<Option<Frame>, ProtocolError> {
-        let Reading::Header { mut bytes, len } = self.reading else { return Ok(None) };
-        let kept = usize::from(len);
-        let decoded = if kept == 0 {
-            self.decode_header(input)?
-        } else {
-            let more = input.len().min(MAX_HEADER_LEN - kept);
-            bytes[kept..kept + more].copy_from_slice(&input[..more]);
-            self.decode_header(&bytes[..kept + more])?
-        };
-        match decoded {
-            Some((frame, header_len)) => {
-                // The bytes kept were too few for this header, so it ends inside `input`.
-                let _header = input.split_off_mut(..header_len - kept);
-                if !frame.opcode.is_control() {
-                    let first = frame.opcode != Opcode::Continuation;
-                    self.fragments = if first { 1 } else { self.fragments + 1 };
-                }
-                Ok(Some(frame))
-            }
-            None => {
-                // No header has more than 14 bytes, so all of `input` belongs to this one.
-                let more = input.len();
-                bytes[kept..kept + more].copy_from_slice(input);
-                *input = &mut [];
-                self.reading = Reading::Header { bytes, len: (kept + more) as u8 };
-                Ok(None)
-            }
-        }
-    }
-
-    /// Judges a header in the order of its bytes, so that the verdict does not depend on how many
-    /// of them are there; `None` if none of them is bad and some are missing.
-    fn decode_header(&self, bytes: &[u8]) -> Result<Option<(Frame, usize)>, ProtocolError> {
-        let Some(&byte) = bytes.first() else { return Ok(None) };
-        let first = FirstByte::decode(byte)?;
-        self.check_first_byte(first)?;
-
-        let Some(&byte) = bytes.get(1) else { return Ok(None) };
-        let second = SecondByte::decode(byte, first)?;
-        match (&self.role, second.masked) {
-            // RFC 6455 5.1: a server must close upon a frame that is not masked, a client upon
-            // one that is.
-            (Role::Server, false) => return Err(ProtocolError::UnmaskedFrame),
-            (Role::Client(_), true) => return Err(ProtocolError::MaskedFrame),
-            (Role::Server, true) | (Role::Client(_), false) => {}
-        }
-
-        let Some(len) = second.payload_len(bytes)? else { return Ok(None) };
-        let payload_len = self.check_payload_len(first.opcode, len)?;
-        let Some((header, header_len)) = FrameHeader::complete(first, second, len, bytes) else {
-            return Ok(None);
-        };
-        let FrameHeader { fin, opcode, masking_key, .. } = header;
-        Ok(Some((Frame { fin, opcode, masking_key, payload_len, received: 0 }, header_len)))
-    }
-
-    fn check_first_byte(&self, first: FirstByte) -> Result<(), ProtocolError> {
-        // RFC 6455 5.2: RSV1 must be 0 unless an extension gave it a meaning; none is negotiated.
-        if first.rsv1 {
-            return Err(ProtocolError::ReservedBits);
-        }
-        match (first.opcode, &self.message) {
-            // RFC 6455 5.4: fragments follow each other; only control frames come in between.
-            (Opcode::Continuation, None) => Err(ProtocolError::UnexpectedContinuation),
-            (Opcode::Text | Opcode::Binary, Some(_)) => Err(ProtocolError::ExpectedContinuation),
-            (Opcode::Continuation, Some(_)) if self.fragments >= self.max_fragments => {
-                Err(ProtocolError::TooManyFragments)
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Gives the length back in the smaller type that the limits allow for.
-    fn check_payload_len(&self, opcode: Opcode, len: u64) -> Result<u32, ProtocolError> {
-        let payload_len = u32::try_from(len).map_err(|_| ProtocolError::FrameTooLong)?;
-        if opcode.is_control() {
-            return Ok(payload_len);
-        }
-        if payload_len > self.max_frame {
-            return Err(ProtocolError::FrameTooLong);
-        }
-        let so_far = self.message.as_ref().map_or(0, Assembly::len);
-        match len.checked_add(so_far as u64) {
-            Some(sum) if sum <= u64::from(self.max_message) => Ok(payload_len),
-            _ => Err(ProtocolError::MessageTooLong),
-        }
-    }
-
-    /// Reads what has arrived of a payload.
-    fn read_payload<'b>(
-        &mut self,
-        mut frame: Frame,
-        input: &mut &'b mut [u8],
-        pool: &mut BufferPool,
-    ) -> Result<Progress<'b>, ProtocolError> {
-        let remaining = frame.remaining();
-        let arrived = input.len().min(remaining);
-        let piece = input.split_off_mut(..arrived).unwrap_or_default();
-        let complete = arrived == remaining;
-        if complete && frame.received == 0 {
-            // The frame lies whole in the input.
-            if frame.opcode.is_control() {
-                self.reading = Reading::NEXT_FRAME;
-                unmask_whole(piece, frame.masking_key);
-                return self.control_event(frame.opcode, ReceivedBytes::InPlace(piece));
-            }
-            if frame.fin && self.message.is_none() {
-                self.reading = Reading::NEXT_FRAME;
-                return message_in_place(frame, piece).map(Progress::Event);
-            }
-        }
-        if arrived > 0 || complete {
-            if frame.opcode.is_control() {
-                self.append_control(frame, piece);
-            } else {
-                let message = self.message.get_or_insert_with(|| match frame.opcode {
-                    Opcode::Text => Assembly::text(),
-                    _ => Assembly::binary(),
-                });
-                message
-                    .append(piece, frame.mask(), remaining, pool)
-                    .map_err(|InvalidUtf8| ProtocolError::InvalidUtf8)?;
-            }
-        }
-        if !complete {
-            frame.received += arrived as u32;
-            self.reading = Reading::Payload(frame);
-            return Ok(Progress::Incomplete);
-        }
-        self.reading = Reading::NEXT_FRAME;
-        if frame.opcode.is_control() {
-            let payload = std::mem::take(&mut self.control).into_vec();
-            return self.control_event(frame.opcode, ReceivedBytes::Assembled(payload));
-        }
-        match self.message.take() {
-            Some(message) if frame.fin => match message.finish() {
-                Ok(Assembled::Text(text)) => {
-                    Ok(Progress::Event(Event::Text(ReceivedText::Assembled(text))))
-                }
-                Ok(Assembled::Binary(bytes)) => {
-                    Ok(Progress::Event(Event::Binary(ReceivedBytes::Assembled(bytes))))
-                }
-                Err(InvalidUtf8) => Err(ProtocolError::InvalidUtf8),
-            },
-            unfinished => {
-                self.message = unfinished;
-                Ok(Progress::Fragment)
-            }
-        }
-    }
-
-    /// Keeps a piece of a control frame, which has at most 125 bytes.
-    #[cold]
-    fn append_control(&mut self, frame: Frame, piece: &mut [u8]) {
-        if self.control.is_empty() {
-            self.control = vec![0; frame.payload_len as usize].into_boxed_slice();
-        }
-        if let Some((key, phase)) = frame.mask() {
-            crate::simd::unmask(piece, key, phase);
-        }
-        let start = frame.received as usize;
-        self.control[start..start + piece.len()].copy_from_slice(piece);
-    }
-
-    /// A control frame is complete and unmasked.
-    fn control_event<'b>(
-        &mut self,
-        opcode: Opcode,
-        payload: ReceivedBytes<'b>,
-    ) -> Result<Progress<'b>, ProtocolError> {
-        let event = match opcode {
-            Opcode::Ping => Event::Ping(payload),
-            Opcode::Pong => Event::Pong(payload),
-            _ => {
-                let body = close_body(payload)?;
-                self.lifecycle.receive_close(body.as_ref().map(|(code, _)| *code));
-                Event::Close(body)
-            }
-        };
-        Ok(Progress::Event(event))
-    }
-
     fn write_control(
         &mut self,
         opcode: Opcode,
@@ -675,6 +397,12 @@ impl Endpoint {
     #[inline]
     fn write_frame(&mut self, fin: bool, opcode: Opcode, payload: &[u8], out: &mut Vec<u8>) {
         out.reserve(MAX_HEADER_LEN + payload.len());
+        // The usual case, spelt out: a server's short frame.
+        if let (Role::Server, len @ 0..=125) = (&self.role, payload.len()) {
+            out.extend_from_slice(&[u8::from(fin) << 7 | opcode as u8, len as u8]);
+            out.extend_from_slice(payload);
+            return;
+        }
         let masking_key = match &mut self.role {
             Role::Server => None,
             Role::Client(masking_keys) => Some(masking_keys()),
@@ -684,7 +412,7 @@ impl Endpoint {
         let start = out.len();
         out.extend_from_slice(payload);
         if let Some(key) = masking_key {
-            crate::simd::unmask(&mut out[start..], key, 0);
+            unmask(&mut out[start..], key, 0);
         }
     }
 }
@@ -698,44 +426,4 @@ impl fmt::Debug for Endpoint {
             .field("buffered", &self.buffered())
             .finish_non_exhaustive()
     }
-}
-
-fn unmask_whole(payload: &mut [u8], masking_key: Option<[u8; 4]>) {
-    if let Some(key) = masking_key {
-        crate::simd::unmask(payload, key, 0);
-    }
-}
-
-/// A message of one frame that lies whole in the input.
-fn message_in_place(frame: Frame, payload: &mut [u8]) -> Result<Event<'_>, ProtocolError> {
-    if frame.opcode == Opcode::Text {
-        // The key of an unmasked frame is zero: nothing changes.
-        let key = frame.masking_key.unwrap_or_default();
-        let text = crate::simd::unmask_text(payload, key)
-            .map_err(|InvalidUtf8| ProtocolError::InvalidUtf8)?;
-        return Ok(Event::Text(ReceivedText::InPlace(text)));
-    }
-    unmask_whole(payload, frame.masking_key);
-    Ok(Event::Binary(ReceivedBytes::InPlace(payload)))
-}
-
-/// Reads the body of a Close.
-fn close_body(
-    payload: ReceivedBytes<'_>,
-) -> Result<Option<(CloseCode, ReceivedText<'_>)>, ProtocolError> {
-    let (code, reason) = match payload {
-        ReceivedBytes::InPlace(body) => match CloseFrame::decode(body)? {
-            Some(CloseFrame { code, reason }) => (code, ReceivedText::InPlace(reason)),
-            None => return Ok(None),
-        },
-        ReceivedBytes::Assembled(body) => match CloseFrame::decode(&body)? {
-            Some(CloseFrame { code, reason }) => {
-                let reason = CompleteText::copied(reason)
-                    .map_err(|InvalidUtf8| ProtocolError::InvalidUtf8)?;
-                (code, ReceivedText::Assembled(reason))
-            }
-            None => return Ok(None),
-        },
-    };
-    Ok(Some((code, reason)))
 }

@@ -30,6 +30,12 @@ pub use text::{InvalidUtf8, TextBuffer};
 /// Largest payload that `short` takes.
 const SHORT: usize = 128;
 
+/// Smallest payload that is worth the work to reach the start of a cache line first.
+const LARGE: usize = 1024;
+
+/// Length of a cache line and of the widest vector.
+const LINE: usize = 64;
+
 /// How much text is unmasked before it is validated: half of a small first-level cache, so that
 /// the second pass finds what the first one wrote.
 const BLOCK: usize = 16 * 1024;
@@ -71,7 +77,7 @@ pub fn unmask_text(payload: &mut [u8], key: [u8; 4]) -> Result<&str, InvalidUtf8
         // SAFETY: `short::unmask` saw every byte, and all of them are ASCII, which is UTF-8.
         return Ok(unsafe { std::str::from_utf8_unchecked(payload) });
     }
-    std::str::from_utf8(payload).map_err(|_| InvalidUtf8)
+    simdutf8::basic::from_utf8(payload).map_err(|_| InvalidUtf8)
 }
 
 /// The masking key as a little-endian word whose first byte meets the byte at `phase`.
@@ -80,9 +86,21 @@ fn rotate(key: [u8; 4], phase: usize) -> u32 {
     u32::from_le_bytes(key).rotate_right(8 * (phase % 4) as u32)
 }
 
+/// As [`unmask`], and says what the bytes were.
+#[inline]
+fn unmask_and_look(payload: &mut [u8], key: [u8; 4], phase: usize) -> Seen {
+    let key = rotate(key, phase);
+    if payload.len() <= SHORT {
+        short::unmask(payload, key)
+    } else {
+        unmask_long_and_look(payload, key)
+    }
+}
+
 /// Not inlined: a caller pays for one call, and only beyond [`SHORT`].
 #[inline(never)]
 fn unmask_long(payload: &mut [u8], key: u32) {
+    let (payload, key, _) = unmask_to_line(payload, key);
     #[cfg(target_arch = "x86_64")]
     x86_64::Kernel::best().unmask(payload, key);
     #[cfg(target_arch = "aarch64")]
@@ -92,14 +110,38 @@ fn unmask_long(payload: &mut [u8], key: u32) {
 }
 
 #[inline(never)]
+fn unmask_long_and_look(payload: &mut [u8], key: u32) -> Seen {
+    let (payload, key, head) = unmask_to_line(payload, key);
+    #[cfg(target_arch = "x86_64")]
+    let rest = x86_64::Kernel::best().unmask_and_look(payload, key);
+    #[cfg(target_arch = "aarch64")]
+    let rest = aarch64::Neon.unmask_and_look(payload, key);
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    let rest = scalar::unmask_words_and_look(payload, key);
+    head | rest
+}
+
+/// Unmasks a large payload up to the start of a cache line and returns the rest, with the key
+/// for it. A frame header leaves most payloads off their line, and then every vector of 64 bytes
+/// crosses one, which takes twice the time.
+#[inline(always)]
+fn unmask_to_line(payload: &mut [u8], key: u32) -> (&mut [u8], u32, Seen) {
+    let head_len =
+        if payload.len() < LARGE { 0 } else { payload.as_ptr().align_offset(LINE).min(LINE) };
+    let (head, rest) = payload.split_at_mut(head_len);
+    let seen = short::unmask(head, key);
+    (rest, key.rotate_right(8 * (head_len % 4) as u32), seen)
+}
+
+#[inline(never)]
 fn unmask_long_text(payload: &mut [u8], key: [u8; 4]) -> Result<&str, InvalidUtf8> {
     let mut valid = 0;
     let mut unmasked = 0;
     while unmasked < payload.len() {
         let end = payload.len().min(unmasked + BLOCK);
-        unmask(&mut payload[unmasked..end], key, unmasked);
+        let seen = unmask_and_look(&mut payload[unmasked..end], key, unmasked);
+        valid = text::validate(&payload[..end], valid, unmasked, seen.is_ascii())?;
         unmasked = end;
-        valid += text::whole_characters(&payload[valid..end])?;
     }
     if valid < payload.len() {
         return Err(InvalidUtf8);
@@ -107,6 +149,26 @@ fn unmask_long_text(payload: &mut [u8], key: [u8; 4]) -> Result<&str, InvalidUtf
     // SAFETY: the loop has validated the payload up to `valid`, which is all of it, in slices
     // that were UTF-8 each; UTF-8 behind UTF-8 is UTF-8.
     Ok(unsafe { std::str::from_utf8_unchecked(payload) })
+}
+
+/// All bytes of a payload, ORed together: enough to know whether one of them was not ASCII.
+#[derive(Clone, Copy, Debug)]
+struct Seen(u64);
+
+impl Seen {
+    #[inline(always)]
+    fn is_ascii(self) -> bool {
+        self.0 & 0x8080_8080_8080_8080 == 0
+    }
+}
+
+impl std::ops::BitOr for Seen {
+    type Output = Self;
+
+    #[inline(always)]
+    fn bitor(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
 }
 
 #[cfg(test)]
@@ -142,14 +204,54 @@ mod tests {
         }
     }
 
+    /// The same for a kernel that also looks, which must not overlook a byte.
+    pub(super) fn look_equals_reference(kernel: impl Fn(&mut [u8], u32) -> Seen) {
+        equals_reference(|payload, key| {
+            kernel(payload, key);
+        });
+        let longer = if cfg!(miri) { 0..0 } else { 250..1100 };
+        for length in (0..140).chain(longer.step_by(53)) {
+            let ascii: Vec<u8> = (0..length).map(|i| (i % 128) as u8).collect();
+            assert!(kernel(&mut masked(&ascii), rotate(KEY, 0)).is_ascii(), "{length} bytes");
+            for bad in 0..length {
+                let mut text = ascii.clone();
+                text[bad] |= 0x80;
+                let seen = kernel(&mut masked(&text), rotate(KEY, 0));
+                assert!(!seen.is_ascii(), "byte {bad} of {length}");
+            }
+        }
+    }
+
     #[test]
     fn words_equal_reference() {
         equals_reference(scalar::unmask_words);
+        look_equals_reference(scalar::unmask_words_and_look);
     }
 
     #[test]
     fn chosen_kernel_equals_reference() {
         equals_reference(unmask_long);
+        look_equals_reference(unmask_long_and_look);
+    }
+
+    #[test]
+    fn large_payloads_off_their_line_equal_reference() {
+        let bytes: Vec<u8> = (0..2 * LARGE + 200).map(|i| (i * 7) as u8).collect();
+        for offset in 0..LINE + 2 {
+            for length in [LARGE - 1, LARGE, LARGE + 1, 2 * LARGE + 77] {
+                let (mut got, mut expected) = (bytes.clone(), bytes.clone());
+                unmask(&mut got[offset..offset + length], KEY, 1);
+                scalar::unmask(&mut expected[offset..offset + length], KEY, 1);
+                assert_eq!(got, expected, "{length} bytes at {offset}");
+                for bad in [0, LINE - offset % LINE, LARGE / 2, length - 1] {
+                    let mut text = vec![b'x'; offset + length];
+                    text[offset + bad] = 0xff;
+                    let payload = &mut text[offset..];
+                    unmask(payload, KEY, 0);
+                    assert!(!unmask_and_look(payload, KEY, 0).is_ascii(), "byte {bad}");
+                }
+            }
+        }
     }
 
     #[test]

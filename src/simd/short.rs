@@ -9,18 +9,7 @@
 //!                           |----------------|    last 16, key rotated by 20 - 16
 //! ```
 
-use super::SHORT;
-
-/// All bytes of a payload, ORed together: enough to know whether one was not ASCII.
-#[derive(Clone, Copy)]
-pub(super) struct Seen(u32);
-
-impl Seen {
-    #[inline(always)]
-    pub(super) fn is_ascii(self) -> bool {
-        self.0 & 0x8080_8080 == 0
-    }
-}
+use super::{SHORT, Seen};
 
 /// Unmasks at most [`SHORT`] bytes with `key` as a little-endian word, and says what they were.
 #[inline(always)]
@@ -53,25 +42,32 @@ fn unmask_ends<const N: usize>(payload: &mut [u8], key: u32) -> Seen {
     debug_assert!((N..=2 * N).contains(&len) && N.is_multiple_of(4));
     let (Some(&first), Some(&last)) = (payload.first_chunk::<N>(), payload.last_chunk::<N>())
     else {
-        return Seen(u32::MAX);
+        return Seen(u64::MAX);
     };
     let (first, seen_first) = xor(first, key);
     // The last N bytes begin at phase `len - N`, which is `len` modulo four.
     let (last, seen_last) = xor(last, key.rotate_right(8 * (len % 4) as u32));
     payload[..N].copy_from_slice(&first);
     payload[len - N..].copy_from_slice(&last);
-    Seen(seen_first | seen_last)
+    seen_first | seen_last
 }
 
 #[inline(always)]
-fn xor<const N: usize>(mut block: [u8; N], key: u32) -> ([u8; N], u32) {
+fn xor<const N: usize>(mut block: [u8; N], key: u32) -> ([u8; N], Seen) {
     let mut seen = 0;
-    for word in block.as_chunks_mut::<4>().0 {
-        let unmasked = u32::from_le_bytes(*word) ^ key;
+    let double_key = u64::from(key) << 32 | u64::from(key);
+    let (double_words, word) = block.as_chunks_mut::<8>();
+    for double_word in double_words {
+        let unmasked = u64::from_le_bytes(*double_word) ^ double_key;
         seen |= unmasked;
+        *double_word = unmasked.to_le_bytes();
+    }
+    for word in word.as_chunks_mut::<4>().0 {
+        let unmasked = u32::from_le_bytes(*word) ^ key;
+        seen |= u64::from(unmasked);
         *word = unmasked.to_le_bytes();
     }
-    (block, seen)
+    (block, Seen(seen))
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use super::{BLOCK, unmask};
+use super::{BLOCK, unmask_and_look};
 
 /// The bytes cannot become UTF-8, whatever follows (RFC 6455 8.1: fail the connection, 1007).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,13 +63,13 @@ impl TextBuffer {
         for block in piece.chunks(BLOCK) {
             let start = self.bytes.len();
             self.bytes.extend_from_slice(block);
-            if let Some((key, _)) = mask {
-                unmask(&mut self.bytes[start..], key, phase);
-                phase = phase.wrapping_add(block.len());
-            }
+            let ascii = mask.is_some_and(|(key, _)| {
+                unmask_and_look(&mut self.bytes[start..], key, phase).is_ascii()
+            });
+            phase = phase.wrapping_add(block.len());
             // A character that the last block cut is read again from its first byte. After an
             // error its bytes stay behind `valid`, so that the next attempt meets them again.
-            self.valid += whole_characters(&self.bytes[self.valid..])?;
+            self.valid = validate(&self.bytes, self.valid, start, ascii)?;
         }
         Ok(())
     }
@@ -124,9 +124,24 @@ impl fmt::Debug for TextBuffer {
     }
 }
 
+/// Carries validation on: `bytes[..valid]` are whole characters, `bytes[start..]` have just
+/// arrived and are `ascii`, if that is known. Returns the new `valid`: so much is UTF-8.
+#[inline]
+pub(super) fn validate(
+    bytes: &[u8],
+    valid: usize,
+    start: usize,
+    ascii: bool,
+) -> Result<usize, InvalidUtf8> {
+    if ascii && valid == start {
+        return Ok(bytes.len());
+    }
+    Ok(valid + whole_characters(&bytes[valid..])?)
+}
+
 /// Validates `bytes`, which begin with a character, and returns the length of the whole characters
 /// in them. What lies behind those, at most three bytes, may still become a character.
-pub(super) fn whole_characters(bytes: &[u8]) -> Result<usize, InvalidUtf8> {
+fn whole_characters(bytes: &[u8]) -> Result<usize, InvalidUtf8> {
     let (whole, cut) = bytes.split_at(bytes.len() - cut_len(bytes));
     if simdutf8::basic::from_utf8(whole).is_err() {
         return Err(InvalidUtf8);
@@ -156,6 +171,7 @@ fn cut_len(bytes: &[u8]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::simd::unmask;
     use proptest::prelude::*;
 
     const KEY: [u8; 4] = [0xa5, 0x5a, 0x01, 0x80];

@@ -1,7 +1,7 @@
-//! The loop of `scalar` compiled for each vector width of x86-64. A value of [`Avx512`] or
+//! The loops of `scalar` compiled for each vector width of x86-64. A value of [`Avx512`] or
 //! [`Avx2`] proves that this CPU has it; SSE2 belongs to every x86-64.
 
-use super::scalar::unmask_words;
+use super::{Seen, scalar};
 
 /// One way to unmask that this CPU is known to have.
 #[derive(Clone, Copy, Debug)]
@@ -34,7 +34,17 @@ impl Kernel {
         match self {
             Self::Avx512(kernel) => kernel.unmask(payload, key),
             Self::Avx2(kernel) => kernel.unmask(payload, key),
-            Self::Sse2 => unmask_words(payload, key),
+            Self::Sse2 => scalar::unmask_words(payload, key),
+        }
+    }
+
+    /// As `unmask`, and says what the bytes were.
+    #[inline]
+    pub(super) fn unmask_and_look(self, payload: &mut [u8], key: u32) -> Seen {
+        match self {
+            Self::Avx512(kernel) => kernel.unmask_and_look(payload, key),
+            Self::Avx2(kernel) => kernel.unmask_and_look(payload, key),
+            Self::Sse2 => scalar::unmask_words_and_look(payload, key),
         }
     }
 }
@@ -52,8 +62,22 @@ impl Avx512 {
 
     #[inline]
     fn unmask(self, payload: &mut [u8], key: u32) {
+        #[target_feature(enable = "avx512f")]
+        fn kernel(payload: &mut [u8], key: u32) {
+            scalar::unmask_words(payload, key);
+        }
         // SAFETY: `self` came from `detect`, the only constructor, so this CPU has AVX-512F.
-        unsafe { unmask_avx512(payload, key) }
+        unsafe { kernel(payload, key) }
+    }
+
+    #[inline]
+    fn unmask_and_look(self, payload: &mut [u8], key: u32) -> Seen {
+        #[target_feature(enable = "avx512f")]
+        fn kernel(payload: &mut [u8], key: u32) -> Seen {
+            scalar::unmask_words_and_look(payload, key)
+        }
+        // SAFETY: `self` came from `detect`, the only constructor, so this CPU has AVX-512F.
+        unsafe { kernel(payload, key) }
     }
 }
 
@@ -70,46 +94,53 @@ impl Avx2 {
 
     #[inline]
     fn unmask(self, payload: &mut [u8], key: u32) {
+        #[target_feature(enable = "avx2")]
+        fn kernel(payload: &mut [u8], key: u32) {
+            scalar::unmask_words(payload, key);
+        }
         // SAFETY: `self` came from `detect`, the only constructor, so this CPU has AVX2.
-        unsafe { unmask_avx2(payload, key) }
+        unsafe { kernel(payload, key) }
     }
-}
 
-#[target_feature(enable = "avx512f")]
-fn unmask_avx512(payload: &mut [u8], key: u32) {
-    unmask_words(payload, key);
-}
-
-#[target_feature(enable = "avx2")]
-fn unmask_avx2(payload: &mut [u8], key: u32) {
-    unmask_words(payload, key);
+    #[inline]
+    fn unmask_and_look(self, payload: &mut [u8], key: u32) -> Seen {
+        #[target_feature(enable = "avx2")]
+        fn kernel(payload: &mut [u8], key: u32) -> Seen {
+            scalar::unmask_words_and_look(payload, key)
+        }
+        // SAFETY: `self` came from `detect`, the only constructor, so this CPU has AVX2.
+        unsafe { kernel(payload, key) }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::simd::tests::equals_reference;
+    use crate::simd::tests::{equals_reference, look_equals_reference};
+
+    fn check(kernel: Kernel) {
+        equals_reference(|payload, key| kernel.unmask(payload, key));
+        look_equals_reference(|payload, key| kernel.unmask_and_look(payload, key));
+    }
 
     #[test]
     fn avx512_equals_reference() {
-        let Some(kernel) = Avx512::detect() else {
-            println!("skipped: this CPU has no AVX-512F");
-            return;
-        };
-        equals_reference(|payload, key| Kernel::Avx512(kernel).unmask(payload, key));
+        match Avx512::detect() {
+            Some(kernel) => check(Kernel::Avx512(kernel)),
+            None => println!("skipped: this CPU has no AVX-512F"),
+        }
     }
 
     #[test]
     fn avx2_equals_reference() {
-        let Some(kernel) = Avx2::detect() else {
-            println!("skipped: this CPU has no AVX2");
-            return;
-        };
-        equals_reference(|payload, key| Kernel::Avx2(kernel).unmask(payload, key));
+        match Avx2::detect() {
+            Some(kernel) => check(Kernel::Avx2(kernel)),
+            None => println!("skipped: this CPU has no AVX2"),
+        }
     }
 
     #[test]
     fn sse2_equals_reference() {
-        equals_reference(|payload, key| Kernel::Sse2.unmask(payload, key));
+        check(Kernel::Sse2);
     }
 }

@@ -50,17 +50,21 @@ pub(crate) struct Core {
 impl Core {
     pub(crate) fn new(
         worker: u16,
-        driver: Box<dyn Driver>,
+        mut driver: Box<dyn Driver>,
         config: Arc<Config>,
         shared: Arc<Shared>,
     ) -> Self {
         let now_ms = driver.now_ms();
+        let slots = config.reserved_slots();
+        driver.reserve(slots);
+        let mut timers = Wheel::new(now_ms);
+        timers.reserve(slots);
         Self {
             driver,
-            table: Table::new(worker),
+            table: Table::with_capacity(worker, slots),
             buffers: BufferPool::new(SPARE_BYTES),
             outgoing: OutgoingPool::new(SPARE_BYTES),
-            timers: Wheel::new(now_ms),
+            timers,
             dirty: Vec::new(),
             doomed: Vec::new(),
             now_ms,

@@ -14,6 +14,9 @@ use crate::handler::Handler;
 use crate::protocol::Message;
 use crate::websocket::WebSocket;
 
+/// The most address space that the sessions of one route take before they are there.
+const RESERVED_BYTES: usize = 16 * 1024 * 1024;
+
 /// What a call of the application came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
@@ -55,8 +58,11 @@ pub(crate) struct RouteOf<H: Handler> {
 }
 
 impl<H: Handler> RouteOf<H> {
-    pub(crate) fn new(handler: H) -> Self {
-        Self { handler, sessions: Slab::new() }
+    /// Room for `capacity` sessions, unless they are large; what is not used is address space, not
+    /// memory.
+    pub(crate) fn with_capacity(handler: H, capacity: usize) -> Self {
+        let most = RESERVED_BYTES / (size_of::<H::Session>() + 8);
+        Self { handler, sessions: Slab::with_capacity(capacity.min(most)) }
     }
 }
 

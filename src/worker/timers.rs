@@ -90,6 +90,11 @@ impl Wheel {
         }
     }
 
+    /// Makes room for slots below `slots` without moving anything later.
+    pub(crate) fn reserve(&mut self, slots: usize) {
+        self.nodes.reserve(slots);
+    }
+
     /// Number of slots with a deadline, those that have passed and were not returned yet included.
     pub(crate) fn len(&self) -> usize {
         self.len

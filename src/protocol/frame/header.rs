@@ -19,6 +19,11 @@ use crate::protocol::error::ProtocolError;
 /// Longest header, in bytes: 2, a 64-bit length and a masking key.
 pub(crate) const MAX_HEADER_LEN: usize = 14;
 
+/// RFC 6455 5.2: bits of the first byte that are for extensions.
+pub(crate) const RSV1: u8 = 0x40;
+pub(crate) const RSV2: u8 = 0x20;
+pub(crate) const RSV3: u8 = 0x10;
+
 /// What a frame is (RFC 6455 5.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
@@ -82,9 +87,10 @@ impl FrameHeader {
     /// # Errors
     ///
     /// The first rule that is broken, as soon as the byte that breaks it is there.
+    #[inline]
     pub fn decode(bytes: &[u8]) -> Result<Option<(Self, usize)>, ProtocolError> {
         let Some(&byte) = bytes.first() else { return Ok(None) };
-        let first = FirstByte::decode(byte)?;
+        let first = FirstByte::decode(byte, RSV2 | RSV3)?;
         let Some(&byte) = bytes.get(1) else { return Ok(None) };
         let second = SecondByte::decode(byte, first)?;
         let Some(payload_len) = second.payload_len(bytes)? else { return Ok(None) };
@@ -117,11 +123,11 @@ pub(crate) struct FirstByte {
 }
 
 impl FirstByte {
+    /// `reserved` are the bits that no extension gave a meaning.
     #[inline]
-    pub(crate) const fn decode(byte: u8) -> Result<Self, ProtocolError> {
-        // RFC 6455 5.2: RSV2 and RSV3 mean nothing; RSV1 is left to the endpoint, which knows
-        // whether an extension was negotiated.
-        if byte & 0x30 != 0 {
+    pub(crate) const fn decode(byte: u8, reserved: u8) -> Result<Self, ProtocolError> {
+        // RFC 6455 5.2: such a bit fails the connection.
+        if byte & reserved != 0 {
             return Err(ProtocolError::ReservedBits);
         }
         let opcode = match Opcode::from_nibble(byte & 0x0F) {
@@ -133,7 +139,7 @@ impl FirstByte {
         if !fin && opcode.is_control() {
             return Err(ProtocolError::FragmentedControlFrame);
         }
-        Ok(Self { fin, rsv1: byte & 0x40 != 0, opcode })
+        Ok(Self { fin, rsv1: byte & RSV1 != 0, opcode })
     }
 }
 

@@ -143,7 +143,7 @@ impl ClientHandshake {
         extra_headers: &[(&str, &str)],
         out: &mut Vec<u8>,
     ) -> Result<(), InvalidHeader> {
-        if !is_authority(host) {
+        if !is_authority(host.as_bytes()) {
             return Err(InvalidHeader::Host);
         }
         if !target.starts_with('/') || Target::split("GET", target).is_none() {
@@ -256,5 +256,170 @@ impl ClientHandshake {
             }
         };
         Ok(Established { head_len: head.len(), subprotocol })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits::new();
+    const VALID: [&str; 3] = [
+        "Upgrade: websocket",
+        "Connection: Upgrade",
+        "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=",
+    ];
+
+    /// A client that offered `soap` and `wamp`.
+    fn client() -> ClientHandshake {
+        let mut client = ClientHandshake::new(*b"the sample nonce");
+        client.write_request("a", "/", &["soap", "wamp"], &[], &mut Vec::new()).unwrap();
+        client
+    }
+
+    fn response(status_line: &str, lines: &[&str]) -> Vec<u8> {
+        format!("{status_line}\r\n{}\r\n\r\n", lines.join("\r\n")).into_bytes()
+    }
+
+    /// The answer to a valid response in which the lines beginning with `instead_of` are replaced.
+    fn read_with(
+        instead_of: &str,
+        replacements: &[&str],
+    ) -> Result<Option<Established>, HandshakeError> {
+        let kept = VALID.iter().filter(|it| instead_of.is_empty() || !it.starts_with(instead_of));
+        let lines: Vec<&str> = kept.chain(replacements).copied().collect();
+        client().read_response(&response("HTTP/1.1 101 Switching Protocols", &lines), &LIMITS)
+    }
+
+    #[test]
+    fn request_is_that_of_the_rfc() {
+        let mut out = Vec::new();
+        let mut client = ClientHandshake::new(*b"the sample nonce");
+        let origin = [("Origin", "http://example.com")];
+        client
+            .write_request("server.example.com", "/chat", &["chat", "superchat"], &origin, &mut out)
+            .unwrap();
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            "GET /chat HTTP/1.1\r\nHost: server.example.com\r\nUpgrade: websocket\r\n\
+             Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: chat, superchat\r\n\
+             Origin: http://example.com\r\n\r\n"
+        );
+    }
+
+    #[test]
+    fn invalid_requests_are_not_written() {
+        for (host, target, subprotocols, header, expected) in [
+            ("", "/", &[][..], ("A", "b"), InvalidHeader::Host),
+            ("a\r\nb", "/", &[], ("A", "b"), InvalidHeader::Host),
+            ("u@a", "/", &[], ("A", "b"), InvalidHeader::Host),
+            ("a", "", &[], ("A", "b"), InvalidHeader::Target),
+            ("a", "/ HTTP/1.1\r\nX: y", &[], ("A", "b"), InvalidHeader::Target),
+            ("a", "/#b", &[], ("A", "b"), InvalidHeader::Target),
+            ("a", "http://a/", &[], ("A", "b"), InvalidHeader::Target),
+            ("a", "/", &["b c"], ("A", "b"), InvalidHeader::Subprotocol),
+            ("a", "/", &[""], ("A", "b"), InvalidHeader::Subprotocol),
+            ("a", "/", &["b", "c", "b"], ("A", "b"), InvalidHeader::Subprotocol),
+            ("a", "/", &[], ("A\n", "b"), InvalidHeader::Name),
+            ("a", "/", &[], ("A", "\r\n"), InvalidHeader::Value),
+            ("a", "/", &[], ("host", "b"), InvalidHeader::Reserved),
+            ("a", "/", &[], ("Sec-WebSocket-Extensions", "b"), InvalidHeader::Reserved),
+        ] {
+            let mut out = Vec::new();
+            let mut client = ClientHandshake::new([0; 16]);
+            let result = client.write_request(host, target, subprotocols, &[header], &mut out);
+            assert_eq!((result, out.len()), (Err(expected), 0), "{host:?} {target:?}");
+        }
+    }
+
+    #[test]
+    fn valid_responses_establish() {
+        let none = |established: Option<Established>| established.map(|it| it.subprotocol);
+        assert_eq!(read_with("", &[]).map(none), Ok(Some(None)));
+        assert_eq!(read_with("Upgrade", &["UPGRADE:\tWebSocket"]).map(none), Ok(Some(None)));
+        let options = &["Connection: keep-alive", "connection: x,UPGRADE"];
+        assert_eq!(read_with("Connection", options).map(none), Ok(Some(None)));
+        let chosen = read_with("", &["Sec-WebSocket-Protocol: wamp"]).unwrap().unwrap();
+        assert_eq!(chosen.subprotocol.as_deref(), Some("wamp"));
+    }
+
+    #[test]
+    fn bytes_behind_the_head_are_frames() {
+        let head = response("HTTP/1.1 101 ", &VALID);
+        let bytes = [&head[..], b"\x81\x02hi\r\n\r\n"].concat();
+        let established = client().read_response(&bytes, &LIMITS).unwrap().unwrap();
+        assert_eq!(established.head_len, head.len());
+    }
+
+    #[test]
+    fn every_failure_has_its_own_error() {
+        let accept = "Sec-WebSocket-Accept";
+        let protocol = "Sec-WebSocket-Protocol: wamp";
+        for (instead_of, replacements, expected) in [
+            ("Upgrade", &[][..], HandshakeError::Upgrade),
+            ("Upgrade", &["Upgrade: h2c"], HandshakeError::Upgrade),
+            ("Upgrade", &["Upgrade: websocket, h2c"], HandshakeError::Upgrade),
+            ("Upgrade", &["Upgrade:"], HandshakeError::Upgrade),
+            ("Connection", &[], HandshakeError::Connection),
+            ("Connection", &["Connection: keep-alive"], HandshakeError::Connection),
+            (accept, &[], HandshakeError::MissingAccept),
+            ("", &[VALID[2]], HandshakeError::RepeatedAccept),
+            (accept, &["Sec-WebSocket-Accept:"], HandshakeError::WrongAccept),
+            (
+                accept,
+                &["Sec-WebSocket-Accept: S3pPLMBiTxaQ9kYGzzhZRbK+xOo="],
+                HandshakeError::WrongAccept,
+            ),
+            (
+                "",
+                &["Sec-WebSocket-Extensions: permessage-deflate"],
+                HandshakeError::UnexpectedExtension,
+            ),
+            ("", &["Sec-WebSocket-Protocol: mqtt"], HandshakeError::UnexpectedSubprotocol),
+            ("", &["Sec-WebSocket-Protocol: WAMP"], HandshakeError::UnexpectedSubprotocol),
+            ("", &["Sec-WebSocket-Protocol: soap, wamp"], HandshakeError::UnexpectedSubprotocol),
+            ("", &["Sec-WebSocket-Protocol:"], HandshakeError::UnexpectedSubprotocol),
+            ("", &[protocol, protocol], HandshakeError::RepeatedSubprotocol),
+            ("", &["a b"], HandshakeError::MalformedResponse),
+            ("", &["a : b"], HandshakeError::MalformedResponse),
+            ("", &["a: b\nc: d"], HandshakeError::MalformedResponse),
+            ("", &["a: b\r\n c"], HandshakeError::MalformedResponse),
+        ] {
+            let result = read_with(instead_of, replacements);
+            assert_eq!(result, Err(expected), "{instead_of} {replacements:?}");
+        }
+    }
+
+    #[test]
+    fn status_line_is_checked() {
+        let read = |line: &str| client().read_response(&response(line, &VALID), &LIMITS);
+        for status in [100, 200, 301, 401, 426, 503] {
+            let result = read(&format!("HTTP/1.1 {status} x"));
+            assert_eq!(result, Err(HandshakeError::Status(status)));
+        }
+        assert_eq!(read("HTTP/1.0 101 x"), Err(HandshakeError::HttpVersion));
+        for line in ["", "HTTP/2 101", "http/1.1 101 x", "HTTP/1.1 1x1 x", "HTTP/1.1", "SSH-2.0"] {
+            assert_eq!(read(line), Err(HandshakeError::MalformedResponse), "{line:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_http_is_noticed_at_once() {
+        let result = client().read_response(b"SSH-", &LIMITS);
+        assert_eq!(result, Err(HandshakeError::MalformedResponse));
+        let result = client().read_response(b"HTTP/1.1 101 x\n", &LIMITS);
+        assert_eq!(result, Err(HandshakeError::MalformedResponse));
+    }
+
+    #[test]
+    fn response_heads_are_limited() {
+        let head = response("HTTP/1.1 101 x", &VALID);
+        let limits = LIMITS.max_head(head.len() as u32);
+        assert!(client().read_response(&head, &limits).is_ok_and(|it| it.is_some()));
+        let limits = LIMITS.max_head(head.len() as u32 - 1);
+        assert_eq!(client().read_response(&head, &limits), Err(HandshakeError::HeadTooLarge));
+        let limits = LIMITS.max_headers(2);
+        assert_eq!(client().read_response(&head, &limits), Err(HandshakeError::TooManyHeaders));
     }
 }

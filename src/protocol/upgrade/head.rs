@@ -139,6 +139,10 @@ impl HeadScanner {
                         }
                     }
                 }
+                State::Version if window[at..].starts_with(USUAL_VERSION) => {
+                    at += USUAL_VERSION.len();
+                    self.state = State::LineStart;
+                }
                 State::Version => {
                     let index = at - self.part_start as usize;
                     check_version_byte(index, byte)?;
@@ -162,6 +166,10 @@ impl HeadScanner {
                         at += offset;
                         match window[at] {
                             b'\t' => {}
+                            b'\r' if window.get(at + 1) == Some(&b'\n') => {
+                                at += 1;
+                                self.state = State::LineStart;
+                            }
                             b'\r' => self.state = State::LineFeed,
                             b'\n' => return Err(Refusal::BareLineFeed),
                             _ => return Err(Refusal::ControlCharacter),
@@ -214,8 +222,10 @@ impl Default for HeadScanner {
     }
 }
 
-/// `HTTP/1.1`
-const VERSION_LEN: usize = 8;
+/// Digit, dot and digit behind the prefix.
+const VERSION_LEN: usize = VERSION_PREFIX.len() + 3;
+/// What almost every request line ends with, if it comes in one piece.
+const USUAL_VERSION: &[u8] = b"HTTP/1.1\r\n";
 
 /// Index of the first byte from `at` on that is not `wanted`.
 fn next_not(bytes: &[u8], at: usize, wanted: impl Fn(u8) -> bool) -> Option<usize> {
@@ -255,4 +265,150 @@ fn check_version_byte(index: usize, byte: u8) -> Result<(), Refusal> {
 // bare CR is invalid.
 fn expect_line_feed(byte: u8, next: State) -> Result<State, Refusal> {
     if byte == b'\n' { Ok(next) } else { Err(Refusal::BareCarriageReturn) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits::new();
+
+    fn scan(bytes: &[u8]) -> Result<Option<usize>, Refusal> {
+        HeadScanner::new().scan(bytes, &LIMITS)
+    }
+
+    /// The first prefix that gives an answer, and the answer.
+    fn first_answer(bytes: &[u8], limits: &Limits) -> (usize, Result<Option<usize>, Refusal>) {
+        let mut scanner = HeadScanner::new();
+        for len in 0..=bytes.len() {
+            let answer = scanner.scan(&bytes[..len], limits);
+            if answer != Ok(None) {
+                return (len, answer);
+            }
+        }
+        (bytes.len(), Ok(None))
+    }
+
+    #[test]
+    fn head_ends_behind_its_empty_line() {
+        assert_eq!(scan(b"GET / HTTP/1.1\r\n\r\n"), Ok(Some(18)));
+        assert_eq!(scan(b"GET / HTTP/1.1\r\nA:\r\n\r\n\x81\x00\r\n\r\n"), Ok(Some(22)));
+        assert_eq!(scan(b"GET / HTTP/1.1\r\nA:\tb\xff\tc\r\n\r\n"), Ok(Some(27)));
+        assert_eq!(scan(b"GET / HTTP/1.1\r\n\r"), Ok(None));
+        assert_eq!(scan(b""), Ok(None));
+    }
+
+    #[test]
+    fn refuses_at_the_first_impossible_byte() {
+        let cases: [(&[u8], usize, Refusal); 30] = [
+            // TLS, HTTP/2, PROXY v1 and v2.
+            (b"\x16\x03\x01", 1, Refusal::MalformedRequestLine),
+            (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 5, Refusal::InvalidTarget),
+            (b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n", 7, Refusal::InvalidTarget),
+            (b"PROXY UNKNOWN\r\n", 7, Refusal::InvalidTarget),
+            (b"\r\n\r\n\0\r\nQUIT\n", 1, Refusal::LeadingEmptyLine),
+            (b"\n", 1, Refusal::LeadingEmptyLine),
+            (b" GET", 1, Refusal::MalformedRequestLine),
+            (b"GET\r\n", 4, Refusal::MalformedRequestLine),
+            (b"G@T", 2, Refusal::MalformedRequestLine),
+            (b"GET\t/", 4, Refusal::MalformedRequestLine),
+            (b"GET  /", 5, Refusal::MalformedRequestLine),
+            (b"GET /\r\n", 6, Refusal::MalformedRequestLine),
+            (b"GET /a#b", 7, Refusal::InvalidTarget),
+            (b"GET /\xc3\xa9", 6, Refusal::InvalidTarget),
+            (b"GET /\0", 6, Refusal::InvalidTarget),
+            (b"GET http:/a HTTP", 12, Refusal::InvalidTarget),
+            (b"CONNECT a:80 HTTP", 9, Refusal::InvalidTarget),
+            (b"GET / http/1.1", 7, Refusal::MalformedRequestLine),
+            (b"GET / HTTP/2.0", 12, Refusal::HttpVersion),
+            (b"GET / HTTP/0.9", 12, Refusal::HttpVersion),
+            (b"GET / HTTP/1,1", 13, Refusal::MalformedRequestLine),
+            (b"GET / HTTP/1.1 \r\n", 15, Refusal::MalformedRequestLine),
+            (b"GET / HTTP/1.1\n", 15, Refusal::BareLineFeed),
+            (b"GET / HTTP/1.1\rH", 16, Refusal::BareCarriageReturn),
+            (b"GET / HTTP/1.1\r\n\n", 17, Refusal::BareLineFeed),
+            (b"GET / HTTP/1.1\r\n\rA", 18, Refusal::BareCarriageReturn),
+            (b"GET / HTTP/1.1\r\nA: b\n", 21, Refusal::BareLineFeed),
+            (b"GET / HTTP/1.1\r\nA: b\rc", 22, Refusal::BareCarriageReturn),
+            (b"GET / HTTP/1.1\r\nA: b\r\n c", 23, Refusal::FoldedHeader),
+            (b"GET / HTTP/1.1\r\nA: \0", 20, Refusal::ControlCharacter),
+        ];
+        for (bytes, len, refusal) in cases {
+            let text = bytes.escape_ascii();
+            assert_eq!(first_answer(bytes, &LIMITS), (len, Err(refusal)), "{text}");
+            assert_eq!(scan(bytes), Err(refusal), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_answer_is_given_again() {
+        let mut scanner = HeadScanner::new();
+        let head = b"GET / HTTP/1.1\r\n\r\nmore";
+        assert_eq!(scanner.scan(head, &LIMITS), Ok(Some(18)));
+        assert_eq!(scanner.scan(head, &LIMITS), Ok(Some(18)));
+        let mut scanner = HeadScanner::new();
+        for _ in 0..2 {
+            assert_eq!(scanner.scan(b"\x16", &LIMITS), Err(Refusal::MalformedRequestLine));
+        }
+    }
+
+    #[test]
+    fn head_of_exactly_the_limit_is_complete_and_one_more_is_refused() {
+        let head = b"GET / HTTP/1.1\r\nA: b\r\n\r\n";
+        let exact = LIMITS.max_head(head.len() as u32);
+        assert_eq!(HeadScanner::new().scan(head, &exact), Ok(Some(head.len())));
+        let short = LIMITS.max_head(head.len() as u32 - 1);
+        // Decided by the byte before: the head can no longer fit.
+        assert_eq!(first_answer(head, &short), (head.len() - 1, Err(Refusal::HeadTooLarge)));
+    }
+
+    #[test]
+    fn target_of_exactly_the_limit_is_complete_and_one_more_is_refused() {
+        let limits = LIMITS.max_target(4);
+        let fits = b"GET /abc HTTP/1.1\r\n\r\n";
+        assert_eq!(first_answer(fits, &limits), (21, Ok(Some(21))));
+        let long = b"GET /abcd HTTP/1.1\r\n\r\n";
+        assert_eq!(first_answer(long, &limits), (9, Err(Refusal::TargetTooLong)));
+        assert_eq!(HeadScanner::new().scan(long, &limits), Err(Refusal::TargetTooLong));
+    }
+
+    #[test]
+    fn header_lines_are_counted_when_they_begin() {
+        let limits = LIMITS.max_headers(2);
+        let fits = b"GET / HTTP/1.1\r\nA:\r\nB:\r\n\r\n";
+        assert_eq!(first_answer(fits, &limits), (26, Ok(Some(26))));
+        let many = b"GET / HTTP/1.1\r\nA:\r\nB:\r\nC:\r\n\r\n";
+        assert_eq!(first_answer(many, &limits), (25, Err(Refusal::TooManyHeaders)));
+    }
+
+    #[test]
+    fn no_limit_allows_more_lines_than_the_table_holds() {
+        let limits = LIMITS.max_headers(u32::MAX);
+        let mut head = b"GET / HTTP/1.1\r\nHost: a\r\n".to_vec();
+        for _ in 1..MAX_HEADERS {
+            head.extend_from_slice(b"A:\r\n");
+        }
+        let fits = [&head[..], b"\r\n"].concat();
+        assert_eq!(HeadScanner::new().scan(&fits, &limits), Ok(Some(fits.len())));
+        assert!(super::super::Request::parse(&fits, &limits).is_ok());
+        let many = [&head[..], b"A:\r\n\r\n"].concat();
+        assert_eq!(HeadScanner::new().scan(&many, &limits), Err(Refusal::TooManyHeaders));
+        let parsed = super::super::Request::parse(&many, &limits);
+        assert_eq!(parsed.unwrap_err(), Refusal::TooManyHeaders);
+    }
+
+    #[test]
+    fn a_head_that_trickles_is_looked_at_once() {
+        // Looking again at what was seen would take 64 thousand million steps here.
+        let limits = Limits::new().max_head(u32::MAX).max_target(u32::MAX);
+        let line = [b'a'; 128 * 1024];
+        let head =
+            [b"GET /", &line[..], b" HTTP/1.1\r\nA:", &line[..], &line[..], b"\r\n\r\n"].concat();
+        assert_eq!(first_answer(&head, &limits), (head.len(), Ok(Some(head.len()))));
+    }
+
+    #[test]
+    fn scanner_is_small() {
+        assert!(size_of::<HeadScanner>() <= 16);
+    }
 }

@@ -63,6 +63,8 @@ mod request;
 mod response;
 mod server;
 mod target;
+#[cfg(test)]
+mod tests;
 
 pub use accept_key::AcceptKey;
 pub use client::{ClientHandshake, Established, HandshakeError};

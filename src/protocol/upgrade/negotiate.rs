@@ -263,3 +263,60 @@ impl<'r> Cursor<'r> {
         (!raw.is_empty()).then_some(raw)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn extension(value: &str) -> Option<(ExtensionOffer<'_>, &str)> {
+        let mut line = Cursor { rest: value };
+        let offer = line.extension()?;
+        Some((offer, line.rest))
+    }
+
+    #[test]
+    fn parameters_are_read_with_blanks_around_every_separator() {
+        let (offer, rest) = extension("a ; b ;c=d; e = \"f\\g\" ,h").unwrap();
+        assert_eq!((offer.name(), rest), ("a", ",h"));
+        let parameters: Vec<_> = offer.parameters().collect();
+        let names: Vec<_> = parameters.iter().map(|parameter| parameter.name).collect();
+        assert_eq!(names, ["b", "c", "e"]);
+        assert_eq!(parameters[0].value, None);
+        assert_eq!(parameters[1].value.unwrap(), "d");
+        assert_eq!(parameters[2].value.unwrap(), "fg");
+        assert_eq!(parameters[2].value.unwrap().bytes().count(), 2);
+    }
+
+    #[test]
+    fn quoted_and_plain_values_are_equal() {
+        let value = |text| extension(text).unwrap().0.parameters().next().unwrap().value.unwrap();
+        assert_eq!(value("x;y=10"), value("x;y=\"10\""));
+        assert_eq!(value("x;y=10"), value("x;y=\"1\\0\""));
+        assert_ne!(value("x;y=10"), value("x;y=\"1\""));
+        assert_ne!(value("x;y=10"), "100");
+    }
+
+    #[test]
+    fn what_the_grammar_does_not_know_is_no_extension() {
+        for value in [
+            "",
+            ";",
+            "=",
+            "a;",
+            "a;;b",
+            "a; =b",
+            "a;b=",
+            "a;b=\"",
+            "a;b=\"\"",
+            "a;b=\"c",
+            "a;b=\"c d\"",
+            "a;b=\"c,d\"",
+            "a;b=\"c\\",
+            "a;b=\"\\\"\"",
+            "a;b=\"\u{e9}\"",
+            "\"a\"",
+        ] {
+            assert!(extension(value).is_none(), "{value:?}");
+        }
+    }
+}

@@ -5,7 +5,6 @@
 //! never adds a Date, for want of a clock: give one as a header (RFC 9110 6.6.1).
 
 use std::fmt;
-use std::io::Write as _;
 
 use super::grammar::{is_field_value, is_token};
 
@@ -100,8 +99,8 @@ pub fn write_http_response(
 
 /// Appends the status line.
 pub(super) fn begin_response(out: &mut Vec<u8>, status: u16) {
-    // Writing to a Vec cannot fail.
-    let _ = write!(out, "HTTP/1.1 {status} {}\r\n", reason_phrase(status));
+    let line = format!("HTTP/1.1 {status} {}\r\n", reason_phrase(status));
+    out.extend_from_slice(line.as_bytes());
 }
 
 /// Appends header lines that [`check_headers`] accepted.
@@ -121,8 +120,7 @@ pub(super) fn push_header(out: &mut Vec<u8>, name: &str, value: &[u8]) {
 /// Appends Content-Length, the empty line and, if wanted, the body.
 pub(super) fn push_body(out: &mut Vec<u8>, parts: &[&[u8]], with_body: bool) {
     let body_len: usize = parts.iter().map(|part| part.len()).sum();
-    // Writing to a Vec cannot fail.
-    let _ = write!(out, "Content-Length: {body_len}\r\n\r\n");
+    out.extend_from_slice(format!("Content-Length: {body_len}\r\n\r\n").as_bytes());
     if with_body {
         parts.iter().for_each(|part| out.extend_from_slice(part));
     }

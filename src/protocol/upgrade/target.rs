@@ -20,7 +20,8 @@ impl<'a> Target<'a> {
     /// Splits a target; `None` if it has none of the forms that a server may be asked with:
     /// origin form, absolute form, or `*` for OPTIONS. CONNECT's authority form is not one.
     pub(super) fn split(method: &str, target: &'a str) -> Option<Target<'a>> {
-        if !target.bytes().all(is_target_char) {
+        // One pass without an early end, which the compiler turns into a few wide instructions.
+        if !target.bytes().fold(true, |valid, byte| valid & is_target_char(byte)) {
             return None;
         }
         if target.starts_with('/') {
@@ -36,12 +37,12 @@ impl<'a> Target<'a> {
         }
         let end = rest.find(['/', '?']).unwrap_or(rest.len());
         let (authority, rest) = rest.split_at(end);
-        is_authority(authority).then_some(Target::of(Some(authority), rest))
+        is_authority(authority.as_bytes()).then_some(Target::of(Some(authority), rest))
     }
 
     fn of(authority: Option<&'a str>, rest: &'a str) -> Target<'a> {
-        let (path, query) = match rest.split_once('?') {
-            Some((path, query)) => (path, Some(query)),
+        let (path, query) = match rest.bytes().position(|byte| byte == b'?') {
+            Some(end) => (&rest[..end], Some(&rest[end + 1..])),
             None => (rest, None),
         };
         // RFC 9110 4.2.3: an empty path means "/".
@@ -68,33 +69,34 @@ pub(super) fn is_target_char(byte: u8) -> bool {
     matches!(byte, 0x21..=0x7e) && byte != b'#'
 }
 
-/// Whether the text is `uri-host [":" port]` with a host that is not empty, and no user name
-/// (RFC 9110 7.2, RFC 3986 3.2.2).
-pub(super) fn is_authority(text: &str) -> bool {
-    let (host_is_valid, port) = match text.strip_prefix('[') {
-        Some(rest) => match rest.split_once(']') {
-            // The address of an IP literal is not read, only its alphabet is checked.
-            Some((address, port)) => (
-                !address.is_empty()
-                    && address.bytes().all(|b| b.is_ascii_hexdigit() || matches!(b, b':' | b'.')),
-                port,
-            ),
-            None => return false,
+/// Whether the bytes are `uri-host [":" port]` with a host that is not empty, and no user name
+/// (RFC 9110 7.2, RFC 3986 3.2.2). Such bytes are ASCII.
+pub(super) fn is_authority(bytes: &[u8]) -> bool {
+    let host_len = match bytes {
+        // The address of an IP literal is not read, only its alphabet is checked.
+        [b'[', rest @ ..] => match rest.iter().position(|&byte| !is_address_char(byte)) {
+            Some(len) if len > 0 && rest[len] == b']' => len + 2,
+            _ => return false,
         },
-        None => {
-            let end = text.find(':').unwrap_or(text.len());
-            (end > 0 && text.as_bytes()[..end].iter().all(is_reg_name_char), &text[end..])
-        }
+        _ => match bytes.iter().position(|&byte| !is_reg_name_char(byte)) {
+            Some(0) => return false,
+            Some(len) => len,
+            None => return !bytes.is_empty(),
+        },
     };
-    let port_is_valid = match port.strip_prefix(':') {
-        Some(digits) => digits.bytes().all(|byte| byte.is_ascii_digit()),
-        None => port.is_empty(),
-    };
-    host_is_valid && port_is_valid
+    match &bytes[host_len..] {
+        [] => true,
+        [b':', port @ ..] => port.iter().all(u8::is_ascii_digit),
+        _ => false,
+    }
+}
+
+fn is_address_char(byte: u8) -> bool {
+    byte.is_ascii_hexdigit() || matches!(byte, b':' | b'.')
 }
 
 /// RFC 3986 3.2.2: unreserved, sub-delims and the percent sign of an encoded byte.
-fn is_reg_name_char(&byte: &u8) -> bool {
+fn is_reg_name_char(byte: u8) -> bool {
     (is_token_char(byte) && !matches!(byte, b'#' | b'^' | b'`' | b'|'))
         || matches!(byte, b'(' | b')' | b',' | b';' | b'=')
 }
@@ -164,13 +166,13 @@ mod tests {
     #[test]
     fn authorities() {
         for valid in ["a", "a:", "a:80", "127.0.0.1:1", "[::1]", "[::ffff:1.2.3.4]:443", "a_b%41"] {
-            assert!(is_authority(valid), "{valid:?}");
+            assert!(is_authority(valid.as_bytes()), "{valid:?}");
         }
         for invalid in [
             "", ":80", "a b", "a:b", "a:80:90", "u@a", "[::1", "[]", "[g]", "[::1]x", "a/b", "a\"",
             "a, b", "a|b", "\u{e9}", "a?b",
         ] {
-            assert!(!is_authority(invalid), "{invalid:?}");
+            assert!(!is_authority(invalid.as_bytes()), "{invalid:?}");
         }
     }
 }

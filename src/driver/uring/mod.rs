@@ -1,0 +1,538 @@
+//! Completion driver: owns an io_uring(7) and implements [`Driver`] on it.
+//!
+//! Comes in: the worker's verbs, and completions. Goes out: events, and submissions. What it
+//! never does: send through the ring, keep two receive operations of one connection, close a
+//! descriptor with an operation on it, treat exhausted buffers or a full queue as an error.
+//!
+//! ```text
+//!             submit.rs                                     complete.rs
+//!  verbs  ->  SQ: accept* recv* poll cancel ->  kernel  ->  CQ: one entry at a time  ->  events
+//!  send   ->  send(2), sendmsg(2)               |   ^
+//!                             fills buffers ----+   +---- recycled by the next `next_event`
+//!                                          buffers.rs
+//! ```
+//!
+//! Operations marked with a star are multishot: armed once, they complete again and again until
+//! a completion says that it was the last.
+//!
+//! # Threads
+//!
+//! The ring is made with `SINGLE_ISSUER | DEFER_TASKRUN`: only the thread that calls
+//! [`Uring::new`] may use it. `Uring` is neither `Send` nor `Sync`, so the compiler sees to that.
+//!
+//! # System calls
+//!
+//! One `io_uring_enter(2)` per turn submits, runs the kernel's deferred work and waits; one
+//! `send(2)` or `sendmsg(2)` per flushed connection; two per connection closed.
+
+#![allow(unsafe_code)]
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, IoSlice};
+use std::marker::PhantomData;
+use std::net::{Shutdown, SocketAddr};
+use std::os::fd::FromRawFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use io_uring::types::CancelBuilder;
+use io_uring::{IoUring, cqueue, squeue};
+use socket2::Socket;
+
+use self::buffers::Buffers;
+use self::complete::{Outcome, accepted};
+use self::user_data::{Operation, UserData};
+use super::{AcceptedSocket, ConnectionId, Driver, DriverStats, Event, ReceiveMemory, Waker};
+
+mod buffers;
+mod complete;
+#[cfg(test)]
+mod labs;
+mod probe;
+mod submit;
+#[cfg(test)]
+mod tests;
+mod user_data;
+
+pub(crate) use probe::Unavailable;
+
+/// Sizes of a ring. Memory per worker: `buffer_bytes * buffers` of receive memory, 64 bytes per
+/// submission entry, 16 bytes per completion entry, 16 bytes per connection slot.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct UringOptions {
+    /// Bytes of one receive buffer. Default 256 KiB: a large read is worth more than anything
+    /// else. Where the kernel cannot fill a buffer piece by piece, buffers of at most 64 KiB are
+    /// used instead, and more of them.
+    pub(crate) buffer_bytes: usize,
+    /// Number of receive buffers, from 1 to 32768. Default 16.
+    pub(crate) buffers: u16,
+    /// Entries of the submission queue. Default 1024; a full queue is submitted early.
+    pub(crate) submissions: u32,
+    /// Entries of the completion queue. Default 8192; an overflow costs time, not completions.
+    pub(crate) completions: u32,
+    /// The first mode to try. Default [`ReceiveMode::Incremental`]; tests force the others.
+    pub(crate) best_mode: ReceiveMode,
+}
+
+impl Default for UringOptions {
+    fn default() -> Self {
+        Self {
+            buffer_bytes: 256 * 1024,
+            buffers: 16,
+            submissions: 1024,
+            completions: 8192,
+            best_mode: ReceiveMode::Incremental,
+        }
+    }
+}
+
+/// How bytes are received, the best first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ReceiveMode {
+    /// Multishot, and buffers that are filled piece by piece (Linux 6.12).
+    Incremental,
+    /// Multishot, one buffer per completion (Linux 6.0).
+    Multishot,
+    /// One operation and one buffer per completion (Linux 5.19).
+    SingleShot,
+}
+
+impl ReceiveMode {
+    /// For log lines.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            ReceiveMode::Incremental => "incremental multishot",
+            ReceiveMode::Multishot => "multishot",
+            ReceiveMode::SingleShot => "single-shot",
+        }
+    }
+
+    /// The next worse mode.
+    fn next(self) -> Option<Self> {
+        match self {
+            ReceiveMode::Incremental => Some(ReceiveMode::Multishot),
+            ReceiveMode::Multishot => Some(ReceiveMode::SingleShot),
+            ReceiveMode::SingleShot => None,
+        }
+    }
+}
+
+/// See the module documentation.
+pub(crate) struct Uring {
+    ring: IoUring,
+    buffers: Buffers,
+    mode: ReceiveMode,
+    slots: Vec<Slot>,
+    listeners: Vec<Listener>,
+    /// What the worker wants of the listeners.
+    accepting: bool,
+    /// The counter behind the waker.
+    eventfd: Arc<File>,
+    /// Completions left of this turn.
+    remaining: usize,
+    /// The buffer whose last bytes the worker is looking at.
+    lent: Option<u16>,
+    /// `Released` events to be handed out.
+    released: VecDeque<ConnectionId>,
+    /// Slots and generations that found no buffer, in this order.
+    starved: VecDeque<(u32, u32)>,
+    /// Entries that did not fit into the submission queue although it was submitted.
+    overflow: VecDeque<squeue::Entry>,
+    /// Operations that have not come back, cancellations not counted.
+    in_flight: usize,
+    sockets: usize,
+    stale_events: u64,
+    buffers_exhausted: u64,
+    /// Times that the kernel was entered through the ring.
+    enters: u64,
+    started: Instant,
+    /// Neither `Send` nor `Sync`: the ring belongs to the thread that made it.
+    thread: PhantomData<*const ()>,
+}
+
+/// One connection: 16 bytes.
+struct Slot {
+    socket: Option<Socket>,
+    generation: u32,
+    worker: u16,
+    phase: Phase,
+    receive: ReceiveState,
+    /// What the worker wants: `false` between `pause_reading` and `resume_reading`.
+    reading: bool,
+    /// Whether a poll for room is in flight.
+    polling: bool,
+}
+
+const _: () = assert!(size_of::<Slot>() <= 16);
+
+/// Where a connection stands in its life cycle, see [`super`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Nobody lives here, and no operation is in flight.
+    Free,
+    Open,
+    /// The peer sent FIN.
+    Ended,
+    Failed,
+    /// The worker called `close`; waits for operations to come back.
+    Closing,
+}
+
+/// The one receive operation of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ReceiveState {
+    Idle,
+    /// Found no buffer, and stands in the queue for one. Not in flight.
+    Starved,
+    Armed,
+    /// In flight, and a cancellation follows it.
+    Cancelling,
+}
+
+struct Listener {
+    socket: Option<Socket>,
+    accept: AcceptState,
+    /// `stop_listening` was called; the socket goes when the operation is back.
+    stopped: bool,
+}
+
+/// The one accept operation of a listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum AcceptState {
+    Idle,
+    Armed,
+    Cancelling,
+}
+
+impl Uring {
+    /// Sets up a ring, finds out what the kernel can do, and makes the receive memory. Must be
+    /// called on the thread that will use the driver.
+    ///
+    /// # Errors
+    ///
+    /// Which kernel feature is missing or forbidden.
+    pub(crate) fn new(options: UringOptions) -> Result<(Self, ReceiveMemory), Unavailable> {
+        let opened = probe::open(&options)?;
+        let eventfd =
+            eventfd().map_err(|source| Unavailable::new("eventfd(2) for the waker", source))?;
+        let mut uring = Self {
+            ring: opened.ring,
+            buffers: opened.buffers,
+            mode: opened.mode,
+            slots: Vec::new(),
+            listeners: Vec::new(),
+            accepting: true,
+            eventfd: Arc::new(eventfd),
+            remaining: 0,
+            lent: None,
+            released: VecDeque::new(),
+            starved: VecDeque::new(),
+            overflow: VecDeque::new(),
+            in_flight: 0,
+            sockets: 0,
+            stale_events: 0,
+            buffers_exhausted: 0,
+            enters: 0,
+            started: Instant::now(),
+            thread: PhantomData,
+        };
+        uring.arm_wake();
+        log::debug!("io_uring: {} receive", uring.mode.name());
+        Ok((uring, opened.memory))
+    }
+
+    /// The mode that the kernel supports.
+    pub(crate) fn receive_mode(&self) -> ReceiveMode {
+        self.mode
+    }
+
+    /// The slot of a connection that the worker may still use.
+    fn slot(&self, id: ConnectionId) -> Option<&Slot> {
+        let slot = self.slots.get(id.slot())?;
+        let usable = !matches!(slot.phase, Phase::Free | Phase::Closing);
+        (usable && slot.generation == id.generation()).then_some(slot)
+    }
+
+    fn slot_mut(&mut self, id: ConnectionId) -> Option<&mut Slot> {
+        let slot = self.slots.get_mut(id.slot())?;
+        let usable = !matches!(slot.phase, Phase::Free | Phase::Closing);
+        (usable && slot.generation == id.generation()).then_some(slot)
+    }
+
+    /// Ends all operations and takes the receive memory away from the kernel.
+    fn wind_down(&mut self) -> io::Result<()> {
+        const PATIENCE: Duration = Duration::from_secs(1);
+        let deadline = Instant::now() + PATIENCE;
+        self.cancel(CancelBuilder::any());
+        while self.in_flight > 0 {
+            self.submit_and_wait(1, Some(Duration::from_millis(100)))?;
+            while let Some(completion) = self.ring.completion().next() {
+                let operation = UserData::from_raw(completion.user_data()).operation();
+                if operation == Some(Operation::Accept) {
+                    // Nobody will serve this peer: it sees the end.
+                    drop(accepted(completion.result()));
+                }
+                if operation != Some(Operation::Cancel) && !cqueue::more(completion.flags()) {
+                    self.in_flight -= 1;
+                }
+            }
+            if self.in_flight > 0 && Instant::now() > deadline {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+        }
+        self.buffers.unregister(&self.ring.submitter())
+    }
+}
+
+impl Driver for Uring {
+    fn name(&self) -> &'static str {
+        "io_uring"
+    }
+
+    fn listen(&mut self, listener: Socket) -> io::Result<()> {
+        if !listener.is_listener()? {
+            // Accepting would fail again and again.
+            return Err(io::Error::from_raw_os_error(libc::EINVAL));
+        }
+        let index = self.listeners.len() as u32;
+        self.listeners.push(Listener {
+            socket: Some(listener),
+            accept: AcceptState::Idle,
+            stopped: false,
+        });
+        self.accept_on(index);
+        Ok(())
+    }
+
+    fn pause_accepting(&mut self) {
+        self.stop_accepting();
+    }
+
+    fn resume_accepting(&mut self) {
+        self.accepting = true;
+        for index in 0..self.listeners.len() {
+            self.accept_on(index as u32);
+        }
+    }
+
+    fn stop_listening(&mut self) {
+        for index in 0..self.listeners.len() {
+            self.listeners[index].stopped = true;
+            self.cancel_accept(index as u32);
+        }
+        // An operation keeps its socket open, so let the cancellations run at once: when this
+        // returns, peers are refused. A failure shows in the next wait.
+        let _ = self.submit_and_wait(0, None);
+        let submitted = self.everything_submitted();
+        for listener in &mut self.listeners {
+            // Otherwise the number could be another socket by the time an entry gets in.
+            if submitted || listener.accept == AcceptState::Idle {
+                listener.socket = None;
+            }
+        }
+    }
+
+    fn adopt(&mut self, id: ConnectionId, socket: AcceptedSocket) -> io::Result<()> {
+        let socket = match socket {
+            AcceptedSocket::Os(socket) => socket,
+            #[cfg(test)]
+            AcceptedSocket::Simulated(_) => return Err(io::ErrorKind::Unsupported.into()),
+        };
+        // The slot travels in 32 bits of the user data, and comes from a u32.
+        let index = id.slot() as u32;
+        if self.slots.len() <= id.slot() {
+            self.slots.resize_with(id.slot() + 1, Slot::free);
+        }
+        let slot = &mut self.slots[id.slot()];
+        if slot.phase != Phase::Free {
+            debug_assert!(false, "slot {index} is taken");
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        *slot = Slot {
+            socket: Some(socket),
+            generation: id.generation(),
+            worker: id.worker(),
+            phase: Phase::Open,
+            reading: true,
+            ..Slot::free()
+        };
+        self.sockets += 1;
+        self.arm_receive(index);
+        Ok(())
+    }
+
+    fn send(&mut self, id: ConnectionId, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        // sendmsg(2): more than IOV_MAX slices are an error, fewer bytes than asked are none.
+        const MOST_SLICES: usize = libc::UIO_MAXIOV as usize;
+        const FLAGS: i32 = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+        let slot = self.slot(id).filter(|slot| slot.phase != Phase::Failed);
+        let socket = slot.and_then(|slot| slot.socket.as_ref());
+        let socket = socket.ok_or(io::ErrorKind::NotConnected)?;
+        let total: usize = slices.iter().map(|slice| slice.len()).sum();
+        if total == 0 {
+            return Ok(0);
+        }
+        let sent = loop {
+            let result = match slices {
+                [one] => socket.send_with_flags(one, FLAGS),
+                many => {
+                    let many = &many[..many.len().min(MOST_SLICES)];
+                    socket.send_vectored_with_flags(many, FLAGS)
+                }
+            };
+            match result {
+                Ok(sent) => break sent,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break 0,
+                Err(error) => return Err(error),
+            }
+        };
+        if sent < total {
+            self.arm_writable(id.slot() as u32);
+        }
+        Ok(sent)
+    }
+
+    fn pause_reading(&mut self, id: ConnectionId) {
+        let Some(slot) = self.slot_mut(id) else { return };
+        slot.reading = false;
+        if slot.receive == ReceiveState::Starved {
+            slot.receive = ReceiveState::Idle;
+        }
+        self.cancel_receive(id.slot() as u32);
+    }
+
+    fn resume_reading(&mut self, id: ConnectionId) {
+        let Some(slot) = self.slot_mut(id) else { return };
+        slot.reading = true;
+        // If a cancellation is under way, its completion arms the operation again.
+        self.receive_on(id.slot() as u32);
+    }
+
+    fn finish_sending(&mut self, id: ConnectionId) {
+        if let Some(socket) = self.slot(id).and_then(|slot| slot.socket.as_ref()) {
+            // Fails only if the peer has gone, which is reported by receiving.
+            let _ = socket.shutdown(Shutdown::Write);
+        }
+    }
+
+    fn close(&mut self, id: ConnectionId) {
+        let index = id.slot() as u32;
+        let Some(slot) = self.slot_mut(id) else { return };
+        slot.phase = Phase::Closing;
+        if slot.receive == ReceiveState::Starved {
+            slot.receive = ReceiveState::Idle;
+        }
+        if slot.receive != ReceiveState::Idle || slot.polling {
+            // The operations pin the file, so the peer would see nothing before they are back.
+            // This tells it at once and completes them; the cancellations are the second belt.
+            if let Some(socket) = &slot.socket {
+                let _ = socket.shutdown(Shutdown::Both);
+            }
+            self.cancel_receive(index);
+            self.cancel_writable(index);
+        }
+        self.release_if_idle(index);
+    }
+
+    fn peer_addr(&self, id: ConnectionId) -> Option<SocketAddr> {
+        self.slot(id)?.socket.as_ref()?.peer_addr().ok()?.as_socket()
+    }
+
+    fn wait(&mut self, timeout_ms: Option<u64>) -> io::Result<()> {
+        self.feed_starved();
+        let nothing_to_wait_for = !self.released.is_empty() || !self.starved.is_empty();
+        let timeout_ms = if nothing_to_wait_for { Some(0) } else { timeout_ms };
+        let submissions = self.ring.submission();
+        // Deferred work and overflown completions need a system call to become completions.
+        let kernel_has_work = submissions.taskrun() || submissions.cq_overflow();
+        let unsubmitted = !submissions.is_empty() || !self.overflow.is_empty();
+        drop(submissions);
+        let completed = !self.ring.completion().is_empty();
+        if unsubmitted || kernel_has_work || !(completed || timeout_ms == Some(0)) {
+            match timeout_ms {
+                Some(0) => self.submit_and_wait(0, None)?,
+                timeout => self.submit_and_wait(1, timeout.map(Duration::from_millis))?,
+            }
+        }
+        self.remaining = self.ring.completion().len();
+        Ok(())
+    }
+
+    fn next_event<'m>(&mut self, memory: &'m mut ReceiveMemory) -> Option<Event<'m>> {
+        if let Some(bid) = self.lent.take() {
+            self.buffers.recycle(bid);
+        }
+        loop {
+            if let Some(id) = self.released.pop_front() {
+                return Some(Event::Released(id));
+            }
+            self.remaining = self.remaining.checked_sub(1)?;
+            let completion = self.ring.completion().next()?;
+            match self.complete(&completion) {
+                Outcome::Nothing => {}
+                Outcome::Event(event) => return Some(event),
+                Outcome::Received { id, offset, len } => {
+                    debug_assert!(self.buffers.is_of(memory), "receive memory of another driver");
+                    // SAFETY: the kernel has filled these bytes and does not write to them again
+                    // before their buffer is recycled. That happens in the next `next_event`,
+                    // which cannot be called while the slice borrows `memory`.
+                    let bytes = unsafe { memory.slice(offset, len) };
+                    return Some(Event::Received { id, bytes });
+                }
+            }
+        }
+    }
+
+    fn waker(&self) -> Waker {
+        Waker::Eventfd(Arc::clone(&self.eventfd))
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.started.elapsed().as_millis() as u64
+    }
+
+    fn stats(&self) -> DriverStats {
+        DriverStats {
+            sockets: self.sockets,
+            stale_events: self.stale_events,
+            buffers_exhausted: self.buffers_exhausted,
+        }
+    }
+}
+
+impl Drop for Uring {
+    fn drop(&mut self) {
+        if let Err(error) = self.wind_down() {
+            // The kernel may still write to the memory: better lost than overwritten.
+            log::warn!("io_uring: operations did not end ({error}); receive memory is leaked");
+            self.buffers.leak();
+        }
+    }
+}
+
+impl Slot {
+    fn free() -> Self {
+        Self {
+            socket: None,
+            generation: 0,
+            worker: 0,
+            phase: Phase::Free,
+            receive: ReceiveState::Idle,
+            reading: false,
+            polling: false,
+        }
+    }
+}
+
+/// A counter that starts at zero.
+fn eventfd() -> io::Result<File> {
+    // SAFETY: takes no pointer.
+    let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: just made, and owned by nobody else.
+    Ok(unsafe { File::from_raw_fd(fd) })
+}

@@ -1,0 +1,196 @@
+//! Fills the submission queue: accept, receive, poll, cancel; and enters the kernel.
+//!
+//! In: what the driver wants. Out: submission entries with [`UserData`], and system calls. It
+//! never looks at completions. No entry made here points to memory: received bytes go to the
+//! provided buffers, sent bytes never travel through the ring, accept asks for no address.
+
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::time::Duration;
+
+use io_uring::squeue::{Entry, Flags};
+use io_uring::types::{CancelBuilder, Fd, SubmitArgs, Timespec};
+use io_uring::{EnterFlags, IoUring, opcode};
+
+use super::probe;
+use super::user_data::{Operation, UserData};
+use super::{AcceptState, ReceiveState, Uring};
+
+/// Submits what is queued, runs the deferred work of the kernel and waits for `want` completions.
+///
+/// Everything that means no more than "look at the completion queue" is `Ok`.
+pub(super) fn enter(ring: &mut IoUring, want: u32, timeout: Option<Duration>) -> io::Result<()> {
+    let to_submit = ring.submission().len() as u32;
+    let timespec = Timespec::from(timeout.unwrap_or_default());
+    let args = SubmitArgs::new();
+    let args = if timeout.is_some() { args.timespec(&timespec) } else { args };
+    let mut flags = EnterFlags::GETEVENTS | EnterFlags::EXT_ARG;
+    if ring.params().is_feature_no_iowait() {
+        // An idle loop is not waiting for a disk.
+        flags |= EnterFlags::NO_IOWAIT;
+    }
+    // SAFETY: EXT_ARG announces the argument's type, and it outlives the call as does the
+    // timespec it points to; entries in the queue were checked when they were pushed.
+    let result = unsafe { ring.submitter().enter(to_submit, want, flags.bits(), Some(&args)) };
+    match result {
+        Ok(_) => Ok(()),
+        Err(error) => match error.raw_os_error() {
+            // Timeout; signal; no memory to take more entries now; completions are to be reaped
+            // first. Entries that were not taken stay in the queue.
+            Some(libc::ETIME | libc::EINTR | libc::EAGAIN | libc::EBUSY) => Ok(()),
+            _ => Err(error),
+        },
+    }
+}
+
+impl Uring {
+    /// Starts receiving for a connection that is idle, wants to read and is open.
+    pub(super) fn arm_receive(&mut self, index: u32) {
+        let slot = &mut self.slots[index as usize];
+        debug_assert!(matches!(slot.receive, ReceiveState::Idle | ReceiveState::Starved));
+        let Some(socket) = &slot.socket else { return };
+        let user_data = UserData::new(Operation::Receive, index, slot.generation);
+        let entry = probe::receive(Fd(socket.as_raw_fd()), &self.buffers, self.mode);
+        slot.receive = ReceiveState::Armed;
+        self.in_flight += 1;
+        self.push(entry.user_data(user_data.raw()));
+    }
+
+    /// Asks to be told when the connection's send buffer has room again.
+    pub(super) fn arm_writable(&mut self, index: u32) {
+        let slot = &mut self.slots[index as usize];
+        let Some(socket) = &slot.socket else { return };
+        if slot.polling {
+            return;
+        }
+        let user_data = UserData::new(Operation::Writable, index, slot.generation);
+        let entry = opcode::PollAdd::new(Fd(socket.as_raw_fd()), libc::POLLOUT as u32).build();
+        slot.polling = true;
+        self.in_flight += 1;
+        self.push(entry.user_data(user_data.raw()));
+    }
+
+    /// Starts accepting on an idle listener.
+    pub(super) fn arm_accept(&mut self, index: u32) {
+        let listener = &mut self.listeners[index as usize];
+        debug_assert!(listener.accept == AcceptState::Idle);
+        let Some(socket) = &listener.socket else { return };
+        let user_data = UserData::new(Operation::Accept, index, 0);
+        let entry =
+            opcode::AcceptMulti::new(Fd(socket.as_raw_fd())).flags(libc::SOCK_CLOEXEC).build();
+        listener.accept = AcceptState::Armed;
+        self.in_flight += 1;
+        self.push(entry.user_data(user_data.raw()));
+    }
+
+    /// Watches the waker's eventfd.
+    pub(super) fn arm_wake(&mut self) {
+        let fd = Fd(self.eventfd.as_raw_fd());
+        let user_data = UserData::new(Operation::Wake, 0, 0);
+        let entry = opcode::PollAdd::new(fd, libc::POLLIN as u32).multi(true).build();
+        self.in_flight += 1;
+        self.push(entry.user_data(user_data.raw()));
+    }
+
+    /// Cancels the receive operation of a connection, if there is one that nobody cancelled yet.
+    pub(super) fn cancel_receive(&mut self, index: u32) {
+        let slot = &mut self.slots[index as usize];
+        if slot.receive == ReceiveState::Armed {
+            slot.receive = ReceiveState::Cancelling;
+            let user_data = UserData::new(Operation::Receive, index, slot.generation);
+            self.cancel(CancelBuilder::user_data(user_data.raw()));
+        }
+    }
+
+    /// Cancels the poll for room of a connection, if there is one.
+    pub(super) fn cancel_writable(&mut self, index: u32) {
+        let slot = &self.slots[index as usize];
+        if slot.polling {
+            let user_data = UserData::new(Operation::Writable, index, slot.generation);
+            self.cancel(CancelBuilder::user_data(user_data.raw()));
+        }
+    }
+
+    /// Cancels the accept operation of a listener, if there is one that nobody cancelled yet.
+    pub(super) fn cancel_accept(&mut self, index: u32) {
+        let listener = &mut self.listeners[index as usize];
+        if listener.accept == AcceptState::Armed {
+            listener.accept = AcceptState::Cancelling;
+            let user_data = UserData::new(Operation::Accept, index, 0);
+            self.cancel(CancelBuilder::user_data(user_data.raw()));
+        }
+    }
+
+    /// Cancels whatever `target` names. The result of a cancellation means nothing (kernels
+    /// differ); what counts is that its target completes without `IORING_CQE_F_MORE`. Targets are
+    /// named by user data, never by descriptor: a number that was reused cannot be hit.
+    pub(super) fn cancel(&mut self, target: CancelBuilder) {
+        let user_data = UserData::new(Operation::Cancel, 0, 0);
+        let entry = opcode::AsyncCancel2::new(target).build().flags(Flags::SKIP_SUCCESS);
+        self.push(entry.user_data(user_data.raw()));
+    }
+
+    /// Waits for completions as [`enter`] does, after submitting everything that is queued.
+    pub(super) fn submit_and_wait(
+        &mut self,
+        want: u32,
+        timeout: Option<Duration>,
+    ) -> io::Result<()> {
+        while !self.overflow.is_empty() {
+            self.refill();
+            if self.overflow.is_empty() {
+                break;
+            }
+            let before = self.overflow.len();
+            self.enters += 1;
+            enter(&mut self.ring, 0, None)?;
+            self.refill();
+            if self.overflow.len() == before {
+                // The kernel takes nothing before completions are reaped.
+                return Ok(());
+            }
+        }
+        self.enters += 1;
+        enter(&mut self.ring, want, timeout)
+    }
+
+    /// Whether the kernel has seen every entry.
+    pub(super) fn everything_submitted(&mut self) -> bool {
+        self.overflow.is_empty() && self.ring.submission().is_empty()
+    }
+
+    /// Queues an entry; it is never lost.
+    fn push(&mut self, entry: Entry) {
+        if self.overflow.is_empty() && self.try_push(&entry) {
+            return;
+        }
+        if self.overflow.is_empty() {
+            // The queue is full: hand it to the kernel and go on. An error comes back from the
+            // next wait, which enters as well.
+            self.enters += 1;
+            let _ = self.ring.submit();
+            if self.try_push(&entry) {
+                return;
+            }
+        }
+        self.overflow.push_back(entry);
+    }
+
+    /// Moves waiting entries, in order, to the submission queue.
+    fn refill(&mut self) {
+        while let Some(entry) = self.overflow.pop_front() {
+            if !self.try_push(&entry) {
+                self.overflow.push_front(entry);
+                return;
+            }
+        }
+    }
+
+    fn try_push(&mut self, entry: &Entry) -> bool {
+        // SAFETY: no entry of this driver points to memory of the process (see the module
+        // documentation); its descriptor stays open until the operation has come back.
+        unsafe { self.ring.submission().push(entry) }.is_ok()
+    }
+}

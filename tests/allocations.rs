@@ -1,0 +1,114 @@
+//! In steady state no message costs a heap allocation: a counting allocator watches.
+//!
+//! One test program, one test: other threads of the same process would count, too.
+
+mod common;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::io::{Read, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use common::{Echo, TestServer, frame, io_uring_works};
+use wirelane::Driver;
+
+/// Counts the allocations of threads whose name begins with `wirelane-`.
+struct Counting;
+
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+
+thread_local! {
+    static IS_WORKER: std::cell::Cell<Option<bool>> = const { std::cell::Cell::new(None) };
+}
+
+fn count() {
+    let counts = IS_WORKER.with(|known| {
+        known.get().unwrap_or_else(|| {
+            // Asking for the name may allocate: decide once, and not while deciding.
+            known.set(Some(false));
+            let current = std::thread::current();
+            let name = current.name();
+            // A thread that has no name yet is asked again.
+            known.set(name.map(|name| name.starts_with("wirelane-")));
+            known.get() == Some(true)
+        })
+    });
+    if counts {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+// SAFETY: every call is passed to the system allocator unchanged.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: the caller's promises are passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        // SAFETY: as above.
+        unsafe { System.dealloc(ptr, layout) }
+    }
+
+    unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        count();
+        // SAFETY: as above.
+        unsafe { System.realloc(ptr, layout, new_size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Sends `message` `count` times, `depth` at a time, and reads as many bytes as the echoes have.
+fn exchange(peer: &mut common::Peer, first: u8, payload: &[u8], depth: usize, count: usize) {
+    let one = frame(first, payload);
+    let batch: Vec<u8> = one.iter().copied().cycle().take(one.len() * depth).collect();
+    let echo_len = one.len() - 4;
+    let mut received = vec![0; echo_len * depth];
+    for _ in 0..count {
+        peer.stream.write_all(&batch).expect("the server reads");
+        peer.stream.read_exact(&mut received).expect("the server answers");
+    }
+    assert_eq!(received[0], first);
+    assert_eq!(&received[received.len() - payload.len()..], payload);
+}
+
+#[test]
+fn a_message_in_steady_state_costs_no_allocation() {
+    for driver in [Driver::Epoll, Driver::IoUring] {
+        if driver == Driver::IoUring && !io_uring_works() {
+            continue;
+        }
+        let server = TestServer::start(driver, |server| server.websocket("/", |_| Echo));
+        let mut peers: Vec<_> = (0..8).map(|_| server.open()).collect();
+        let payloads: [(u8, Vec<u8>, usize); 6] = [
+            (0x81, b"twenty bytes of text".to_vec(), 1),
+            (0x82, vec![7; 20], 16),
+            (0x81, "ünïcödé ".repeat(100).into_bytes(), 8),
+            (0x82, vec![9; 16 * 1024], 4),
+            (0x82, vec![9; 70_000], 2),
+            (0x82, vec![9; 700_000], 1),
+        ];
+        let mut round = |count| {
+            for (first, payload, depth) in &payloads {
+                for peer in &mut peers {
+                    exchange(peer, *first, payload, *depth, count);
+                }
+            }
+        };
+        // Pools and queues grow to what the traffic needs, which depends on how the kernel cuts
+        // the stream. A round without any allocation shows that no message causes one.
+        let mut rounds = Vec::new();
+        for _ in 0..10 {
+            let before = ALLOCATIONS.load(Ordering::Relaxed);
+            assert!(before > 0, "the counter does not see the worker");
+            round(20);
+            rounds.push(ALLOCATIONS.load(Ordering::Relaxed) - before);
+            if rounds.last() == Some(&0) {
+                break;
+            }
+        }
+        assert_eq!(rounds.last(), Some(&0), "{driver}: allocations per round: {rounds:?}");
+    }
+}

@@ -1,0 +1,299 @@
+//! A server in this process and a peer that may misbehave: what the tests of promises share.
+//!
+//! The peer speaks raw bytes over std sockets, so that nothing of the library can hide a mistake
+//! of the library.
+
+// Each test program uses its own part of this.
+#![allow(dead_code)]
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::mpsc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use wirelane::{Driver, Error, Handle, Server, ServerBuilder, Stats};
+
+/// Nothing in these tests takes so long unless it hangs.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Makes one test per driver out of `fn name(driver: Driver)`.
+#[macro_export]
+macro_rules! on_every_driver {
+    ($($name:ident),+ $(,)?) => {
+        mod epoll {
+            $(#[test] fn $name() { super::$name(wirelane::Driver::Epoll); })+
+        }
+        mod io_uring {
+            $(#[test] fn $name() {
+                if $crate::common::io_uring_works() {
+                    super::$name(wirelane::Driver::IoUring);
+                }
+            })+
+        }
+    };
+}
+
+/// False, with a word about why, where the kernel refuses io_uring.
+pub fn io_uring_works() -> bool {
+    let server = Server::builder()
+        .listen("127.0.0.1:0")
+        .driver(Driver::IoUring)
+        .get("/", |_| wirelane::Response::new(200))
+        .build()
+        .expect("a free port");
+    server.handle().shutdown(Duration::ZERO);
+    match server.run() {
+        Ok(()) => true,
+        Err(Error::Driver { source, .. }) => {
+            eprintln!("skipped, no io_uring here: {source}");
+            assert!(
+                std::env::var_os("WIRELANE_REQUIRE_IO_URING").is_none(),
+                "io_uring is required here"
+            );
+            false
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// A server on its own threads, stopped when dropped.
+pub struct TestServer {
+    pub addr: SocketAddr,
+    pub handle: Handle,
+    thread: Option<JoinHandle<Result<(), Error>>>,
+}
+
+impl TestServer {
+    /// Starts what `configure` makes of a builder that listens on a free port.
+    pub fn start(
+        driver: Driver,
+        configure: impl FnOnce(ServerBuilder) -> ServerBuilder,
+    ) -> TestServer {
+        let (ready, listening) = mpsc::channel();
+        let server = configure(Server::builder().listen("127.0.0.1:0").driver(driver))
+            .on_listening(move |addrs| ready.send(addrs[0].clone()).expect("the test waits"))
+            .build()
+            .expect("possible settings");
+        let handle = server.handle();
+        let thread = thread::spawn(move || server.run());
+        let addr = listening.recv_timeout(PATIENCE).expect("the server starts");
+        let addr = addr.socket_addr().expect("a TCP address");
+        TestServer { addr, handle, thread: Some(thread) }
+    }
+
+    pub fn connect(&self) -> Peer {
+        Peer::connect(self.addr)
+    }
+
+    /// A peer whose opening handshake on `/` is done.
+    pub fn open(&self) -> Peer {
+        let mut peer = self.connect();
+        peer.handshake("/");
+        peer
+    }
+
+    pub fn stats(&self) -> Stats {
+        self.handle.stats()
+    }
+
+    /// Waits until the figures are as `wanted` says.
+    pub fn wait_for(&self, what: &str, wanted: impl Fn(&Stats) -> bool) -> Stats {
+        let start = Instant::now();
+        loop {
+            let stats = self.stats();
+            if wanted(&stats) {
+                return stats;
+            }
+            assert!(start.elapsed() < PATIENCE, "{what} did not happen: {stats:?}");
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Stops the server and gives what `run` returned.
+    pub fn stop(mut self, grace: Duration) -> Result<(), Error> {
+        self.handle.shutdown(grace);
+        self.thread.take().expect("stopped once").join().expect("run does not panic")
+    }
+}
+
+impl Drop for TestServer {
+    fn drop(&mut self) {
+        self.handle.shutdown(Duration::ZERO);
+        if let Some(thread) = self.thread.take() {
+            let result = thread.join();
+            if !thread::panicking() {
+                result.expect("run does not panic").expect("run succeeds");
+            }
+        }
+    }
+}
+
+/// A frame as it was received.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Frame {
+    /// FIN, RSV and opcode.
+    pub first: u8,
+    pub payload: Vec<u8>,
+}
+
+impl Frame {
+    /// The code of a Close frame.
+    pub fn close_code(&self) -> u16 {
+        assert_eq!(self.first, 0x88, "a Close frame, not {self:?}");
+        u16::from_be_bytes([self.payload[0], self.payload[1]])
+    }
+}
+
+/// The other end of a connection.
+pub struct Peer {
+    pub stream: TcpStream,
+    /// Received and not looked at.
+    pending: Vec<u8>,
+}
+
+impl Peer {
+    pub fn connect(addr: SocketAddr) -> Peer {
+        let stream = TcpStream::connect(addr).expect("the server listens");
+        stream.set_nodelay(true).expect("a TCP socket");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        stream.set_write_timeout(Some(PATIENCE)).expect("a timeout");
+        Peer { stream, pending: Vec::new() }
+    }
+
+    /// A correct opening handshake.
+    pub fn handshake(&mut self, path: &str) {
+        self.send(&request(path));
+        let head = self.read_head();
+        assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+        assert!(head.contains("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="), "{head}");
+    }
+
+    pub fn send(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).expect("the server reads");
+    }
+
+    /// Sends a masked frame; `first` is FIN, RSV and opcode.
+    pub fn send_frame(&mut self, first: u8, payload: &[u8]) {
+        self.send(&frame(first, payload));
+    }
+
+    pub fn send_text(&mut self, text: &str) {
+        self.send_frame(0x81, text.as_bytes());
+    }
+
+    fn fill(&mut self) -> io::Result<usize> {
+        let mut buffer = vec![0; 64 * 1024];
+        let count = self.stream.read(&mut buffer)?;
+        self.pending.extend_from_slice(&buffer[..count]);
+        Ok(count)
+    }
+
+    fn need(&mut self, count: usize) {
+        while self.pending.len() < count {
+            let got = self.fill().expect("more bytes in time");
+            assert_ne!(got, 0, "the server ended the connection; pending {:?}", self.pending);
+        }
+    }
+
+    /// Everything up to and including the first empty line.
+    pub fn read_head(&mut self) -> String {
+        loop {
+            if let Some(end) = self.pending.windows(4).position(|four| four == b"\r\n\r\n") {
+                let head: Vec<u8> = self.pending.drain(..end + 4).collect();
+                return String::from_utf8(head).expect("ASCII");
+            }
+            let len = self.pending.len();
+            self.need(len + 1);
+        }
+    }
+
+    pub fn read_frame(&mut self) -> Frame {
+        self.need(2);
+        let (first, second) = (self.pending[0], self.pending[1]);
+        assert_eq!(second & 0x80, 0, "a server must not mask");
+        let (header, len) = match second {
+            126 => {
+                self.need(4);
+                (4, usize::from(u16::from_be_bytes([self.pending[2], self.pending[3]])))
+            }
+            127 => {
+                self.need(10);
+                let len = u64::from_be_bytes(self.pending[2..10].try_into().expect("8 bytes"));
+                (10, usize::try_from(len).expect("fits"))
+            }
+            len => (2, usize::from(len)),
+        };
+        self.need(header + len);
+        let payload = self.pending[header..header + len].to_vec();
+        self.pending.drain(..header + len);
+        Frame { first, payload }
+    }
+
+    /// Reads on to the end of the connection. `Err` is a reset.
+    pub fn read_to_end(&mut self) -> io::Result<Vec<u8>> {
+        while self.fill()? != 0 {}
+        Ok(std::mem::take(&mut self.pending))
+    }
+
+    /// The next frame is a Close with this code; then FIN, not a reset.
+    pub fn expect_close(&mut self, code: u16) {
+        let frame = self.read_frame();
+        assert_eq!(frame.close_code(), code, "{:?}", String::from_utf8_lossy(&frame.payload[2..]));
+        self.expect_end();
+    }
+
+    /// The server sends FIN, and nothing before it.
+    pub fn expect_end(&mut self) {
+        assert_eq!(self.read_to_end().expect("FIN, not a reset"), b"");
+    }
+
+    pub fn finish(&self) {
+        let _ = self.stream.shutdown(Shutdown::Write);
+    }
+
+    /// Ends with RST.
+    pub fn reset(self) {
+        socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).expect("linger");
+    }
+}
+
+/// A correct request for `path`, with the key of RFC 6455 1.3.
+pub fn request(path: &str) -> Vec<u8> {
+    format!(
+        "GET {path} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    )
+    .into_bytes()
+}
+
+/// A masked frame.
+pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+    let key = [0x37, 0xfa, 0x21, 0x3d];
+    let mut bytes = vec![first];
+    match payload.len() {
+        len @ 0..=125 => bytes.push(0x80 | len as u8),
+        len @ 126..=0xffff => {
+            bytes.push(0x80 | 126);
+            bytes.extend_from_slice(&(len as u16).to_be_bytes());
+        }
+        len => {
+            bytes.push(0x80 | 127);
+            bytes.extend_from_slice(&(len as u64).to_be_bytes());
+        }
+    }
+    bytes.extend_from_slice(&key);
+    bytes.extend(payload.iter().enumerate().map(|(i, byte)| byte ^ key[i % 4]));
+    bytes
+}
+
+/// A handler that returns every message.
+pub struct Echo;
+
+impl wirelane::Handler for Echo {
+    type Session = ();
+
+    fn on_message(&mut self, ws: &mut wirelane::WebSocket<'_, ()>, message: wirelane::Message<'_>) {
+        assert_ne!(ws.send(message), wirelane::SendStatus::Dropped, "an echo is never too much");
+    }
+}
