@@ -9,12 +9,12 @@ use mio::{Events, Poll, Token};
 use crate::args;
 use crate::batch::{Batch, Content};
 use crate::dial::{Dial, Dialer};
-use crate::echo::Load;
 use crate::engine::{latency_histogram, wait};
 use crate::failure::{Context, Failure};
 use crate::link::Link;
 use crate::process;
 use crate::progress::{Progress, bar};
+use crate::watch::{Observed, Watch};
 
 /// Enough for the few bytes that follow a handshake here.
 const READ_LEN: usize = 4096;
@@ -22,13 +22,11 @@ const READ_LEN: usize = 4096;
 /// What was measured.
 #[derive(Debug)]
 pub(crate) struct Figures {
-    pub(crate) elapsed: Duration,
+    pub(crate) observed: Observed,
     /// Opening handshakes that were finished.
     pub(crate) handshakes: u64,
     /// From connect(2) to the response, in nanoseconds.
     pub(crate) latency: Histogram<u64>,
-    pub(crate) load: Load,
-    pub(crate) server: Option<process::Used>,
 }
 
 /// One of the connections that are under way at the same time.
@@ -48,8 +46,8 @@ pub(crate) fn run(options: &args::Connect, progress: &mut Progress) -> Result<Fi
         process::pin(cpu)?;
     }
     process::allow_descriptors(options.concurrency)?;
-    let read_server = || subject.server_pid.map(process::Reading::of).transpose();
-    read_server()?;
+    // A wrong process is noticed before the server has any work.
+    Watch::begin(subject.server_pid)?;
 
     let masking_key = process::random().context(|| "cannot read random bytes")?;
     let mut churn = Churn {
@@ -70,27 +68,22 @@ pub(crate) fn run(options: &args::Connect, progress: &mut Progress) -> Result<Fi
         progress.show(|| format!("warming up, {handshakes} handshakes"));
     })?;
 
-    let server_before = read_server()?;
-    let (load_before, handshakes_before) = (Load::now(), churn.handshakes);
+    let before = churn.handshakes;
+    let watch = Watch::begin(subject.server_pid)?;
     churn.recording = true;
-    let start = Instant::now();
-    churn.run_until(start + options.duration, |handshakes| {
+    churn.run_until(watch.began() + options.duration, |handshakes| {
         progress.show(|| {
-            let handshakes = handshakes - handshakes_before;
-            format!("{} {handshakes} handshakes", bar(start.elapsed(), options.duration))
+            let done = bar(watch.began().elapsed(), options.duration);
+            format!("{done} {} handshakes", handshakes - before)
         });
     })?;
-    let elapsed = start.elapsed();
-    let load = Load::now().since(load_before);
-    let server_after = read_server()?;
-    let handshakes = churn.handshakes - handshakes_before;
+    let observed = watch.end()?;
+    let handshakes = churn.handshakes - before;
     if handshakes == 0 {
-        let seconds = elapsed.as_secs_f64();
+        let seconds = observed.elapsed.as_secs_f64();
         return Err(Failure::new(format!("no opening handshake finished in {seconds:.1} s")));
     }
-    let server = server_before.zip(server_after).map(|(before, after)| after.since(&before));
-    let latency = churn.latency.clone();
-    Ok(Figures { elapsed, handshakes, latency, load, server })
+    Ok(Figures { observed, handshakes, latency: churn.latency.clone() })
 }
 
 struct Churn<'t> {
@@ -134,7 +127,7 @@ impl Churn<'_> {
         let Some(lane) = self.lanes[index].take() else { return Ok(()) };
         let lane = match lane {
             Lane::Dialling { mut dial, since } => {
-                if !dial.advance(&self.dialer.limits())? {
+                if !self.dialer.advance(&mut dial)? {
                     self.lanes[index] = Some(Lane::Dialling { dial, since });
                     return Ok(());
                 }

@@ -88,7 +88,7 @@ impl<'t> Dialer<'t> {
             for event in &events {
                 let Token(index) = event.token();
                 let Some(dial) = dials.get_mut(index).and_then(Option::as_mut) else { continue };
-                if dial.advance(&self.limits)?
+                if self.advance(dial)?
                     && let Some(dial) = dials[index].take()
                 {
                     opened[index] = Some(dial.into_opened());
@@ -107,9 +107,14 @@ impl<'t> Dialer<'t> {
         Ok(opened.into_iter().flatten().collect())
     }
 
-    /// The limits to call [`Dial::advance`] with.
-    pub(crate) fn limits(&self) -> Limits {
-        self.limits
+    /// Goes on with a connection as far as its socket allows; to be called after each of its
+    /// events. True once the handshake is finished.
+    ///
+    /// # Errors
+    ///
+    /// The connection or the handshake was refused, or ended early.
+    pub(crate) fn advance(&self, dial: &mut Dial) -> Result<bool, Failure> {
+        dial.advance(&self.limits).context(|| &self.address)
     }
 }
 
@@ -134,13 +139,7 @@ pub(crate) struct Opened {
 }
 
 impl Dial {
-    /// Goes on as far as the socket allows; to be called after each of its events. True once the
-    /// handshake is finished.
-    ///
-    /// # Errors
-    ///
-    /// The connection or the handshake was refused, or ended early.
-    pub(crate) fn advance(&mut self, limits: &Limits) -> Result<bool, Failure> {
+    fn advance(&mut self, limits: &Limits) -> Result<bool, Failure> {
         if !self.connected {
             self.connected = self.socket.is_connected().context(|| "cannot connect")?;
             if !self.connected {
@@ -181,7 +180,7 @@ impl Dial {
         self.socket.reset_on_drop();
     }
 
-    /// Hands the socket over after [`Dial::advance`] returned true.
+    /// Hands the socket over after [`Dialer::advance`] returned true.
     pub(crate) fn into_opened(self) -> Opened {
         Opened { socket: self.socket, leftover: self.head }
     }

@@ -270,10 +270,19 @@ impl<'b> Engine<'b> {
         if lane.link.is_closed() {
             return Ok(());
         }
-        let (len, calls) = lane.link.flush(self.batch).context(|| connection(index))?;
-        self.counters.bytes_sent += len as u64;
-        self.counters.writes += calls;
-        Ok(())
+        match lane.link.flush(self.batch) {
+            Ok((len, calls)) => {
+                self.counters.bytes_sent += len as u64;
+                self.counters.writes += calls;
+                Ok(())
+            }
+            Err(failure) => {
+                // A server that closed may have said why in what it sent last.
+                let mut read = || lane.link.read(&mut self.buffer, self.batch);
+                while read().context(|| connection(index))?.len > 0 {}
+                Err(failure).context(|| connection(index))
+            }
+        }
     }
 }
 

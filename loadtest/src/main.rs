@@ -27,20 +27,19 @@ mod report;
 mod socket;
 mod syscalls;
 mod target;
+mod watch;
 
 use std::fs;
 use std::io::Write;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::args::{Command, Output};
-use crate::echo::Load;
 use crate::failure::{Context, Failure};
-use crate::process::Used;
 use crate::progress::Progress;
 use crate::report::JsonFile;
+use crate::watch::Observed;
 
 fn main() -> ExitCode {
     let command = match args::parse(std::env::args_os().skip(1)) {
@@ -65,13 +64,13 @@ fn run(command: &Command) -> Result<(), Failure> {
         Command::Echo(options) => with_output(&options.output, |progress| {
             let figures = echo::run(options, progress)?;
             progress.clear();
-            warn_if_saturated(figures.load, figures.server.as_ref(), figures.elapsed);
+            warn(&figures.observed);
             Ok((report::echo_table(options, &figures), report::echo_json(options, &figures)))
         }),
         Command::Connect(options) => with_output(&options.output, |progress| {
             let figures = connect::run(options, progress)?;
             progress.clear();
-            warn_if_saturated(figures.load, figures.server.as_ref(), figures.elapsed);
+            warn(&figures.observed);
             Ok((report::connect_table(options, &figures), report::connect_json(options, &figures)))
         }),
         Command::Idle(options) => with_output(&options.output, |progress| {
@@ -111,8 +110,8 @@ fn with_output(
     json_file.map_or(Ok(()), |file| file.write(&json))
 }
 
-fn warn_if_saturated(load: Load, server: Option<&Used>, elapsed: Duration) {
-    if let Some(warning) = report::saturation_warning(load, server, elapsed) {
+fn warn(observed: &Observed) {
+    for warning in observed.warnings() {
         eprintln!("loadtest: {warning}");
     }
 }

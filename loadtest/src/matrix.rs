@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::args::{self, CountSyscalls, Output, Subject};
-use crate::echo::{self, is_saturated};
+use crate::echo;
 use crate::failure::{Context, Failure};
 use crate::process;
 use crate::progress::Progress;
@@ -24,9 +24,6 @@ use crate::target::Target;
 
 /// A server says that it listens, and ends after SIGTERM, within this time.
 const SERVER_PATIENCE: Duration = Duration::from_secs(6);
-
-/// Above this share of the window without a CPU although runnable, a run was disturbed.
-const DISTURBED: f64 = 0.05;
 
 /// All runs of one combination.
 #[derive(Debug)]
@@ -137,18 +134,18 @@ fn one_run(
     };
     let figures = echo::run(&echo, &mut Progress::new(true))?;
     server.stop()?;
-    let used = figures.server.as_ref().ok_or_else(|| Failure::new("the server was not read"))?;
+    let observed = &figures.observed;
+    let used = observed.server.as_ref().ok_or_else(|| Failure::new("the server was not read"))?;
     let messages = figures.counters.messages as f64;
-    let waited = used.waited.max(figures.load.waited).div_duration_f64(figures.elapsed);
     Ok(Run {
-        messages_per_second: messages / figures.elapsed.as_secs_f64(),
+        messages_per_second: messages / observed.elapsed.as_secs_f64(),
         cpu_ns_per_message: used.cpu.as_nanos() as f64 / messages,
         p50_ns: figures.latency.value_at_quantile(0.5),
         p99_ns: figures.latency.value_at_quantile(0.99),
         syscalls_per_message: figures.syscalls.map(|syscalls| syscalls.per_message),
         rss_bytes: used.rss,
-        saturated: is_saturated(figures.load, Some(used), figures.elapsed),
-        disturbed: waited > DISTURBED,
+        saturated: observed.is_saturated(),
+        disturbed: observed.is_disturbed(),
     })
 }
 
@@ -332,7 +329,7 @@ pub(crate) fn markdown(options: &args::Matrix, cells: &[Cell]) -> String {
     }
     let mut text = format!(
         "Medians of {} rounds of {} s; ratio: {second}/{first}, paired by round. \
-         `*` load generator saturated, `~` waited for a CPU.\n\n",
+         `*` load generator saturated, `~` disturbed.\n\n",
         options.rounds,
         options.duration.as_secs_f64()
     );

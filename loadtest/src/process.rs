@@ -39,8 +39,8 @@ pub(crate) struct Used {
     pub(crate) cpu: Duration,
     /// CPU time of the thread that used most.
     pub(crate) busiest: Duration,
-    /// Time that threads were runnable and had no CPU: what others took away.
-    pub(crate) waited: Duration,
+    /// Time that this thread was runnable and had no CPU, because something else ran there.
+    pub(crate) busiest_waited: Duration,
     /// Context switches because a thread went to sleep.
     pub(crate) voluntary: u64,
     /// Context switches because a thread was preempted.
@@ -96,7 +96,7 @@ impl Reading {
         let mut used = Used {
             cpu: Duration::ZERO,
             busiest: Duration::ZERO,
-            waited: Duration::ZERO,
+            busiest_waited: Duration::ZERO,
             voluntary: 0,
             involuntary: 0,
             threads: self.threads.len(),
@@ -106,8 +106,11 @@ impl Reading {
             let before = earlier.threads.get(tid).copied().unwrap_or_default();
             let ran = Duration::from_nanos(now.run_ns.saturating_sub(before.run_ns));
             used.cpu += ran;
-            used.busiest = used.busiest.max(ran);
-            used.waited += Duration::from_nanos(now.wait_ns.saturating_sub(before.wait_ns));
+            if ran > used.busiest {
+                used.busiest = ran;
+                used.busiest_waited =
+                    Duration::from_nanos(now.wait_ns.saturating_sub(before.wait_ns));
+            }
             used.voluntary += now.voluntary.saturating_sub(before.voluntary);
             used.involuntary += now.involuntary.saturating_sub(before.involuntary);
         }
@@ -134,6 +137,39 @@ impl Memory {
         match (field(&text, "Rss"), field(&text, "Pss")) {
             (Some(rss), Some(pss)) => Ok(Self { rss: rss * 1024, pss: pss * 1024 }),
             _ => Err(Failure::new(format!("{path} has no Rss and Pss"))),
+        }
+    }
+}
+
+/// CPU time of the whole machine, from the first line of `/proc/stat`, in clock ticks.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct MachineTime {
+    total: u64,
+    stolen: u64,
+}
+
+impl MachineTime {
+    /// Where `/proc/stat` cannot be read, nothing ever counts as stolen.
+    pub(crate) fn now() -> Self {
+        fs::read_to_string("/proc/stat")
+            .ok()
+            .and_then(|text| Self::parse(text.lines().next()?))
+            .unwrap_or(Self { total: 0, stolen: 0 })
+    }
+
+    /// proc(5): user, nice, system, idle, iowait, irq, softirq, steal; what follows is part of user
+    /// and nice.
+    fn parse(line: &str) -> Option<Self> {
+        let words = line.strip_prefix("cpu ")?.split_ascii_whitespace().take(8);
+        let ticks: Vec<u64> = words.map(str::parse).collect::<Result<_, _>>().ok()?;
+        Some(Self { total: ticks.iter().sum(), stolen: *ticks.get(7)? })
+    }
+
+    /// Share of the time since `earlier` that the hypervisor gave to other machines.
+    pub(crate) fn stolen_share_since(self, earlier: Self) -> f64 {
+        match self.total.saturating_sub(earlier.total) {
+            0 => 0.0,
+            total => self.stolen.saturating_sub(earlier.stolen) as f64 / total as f64,
         }
     }
 }
@@ -273,7 +309,7 @@ mod tests {
         let used = later.since(&earlier);
         assert_eq!(used.cpu, Duration::from_nanos(120));
         assert_eq!(used.busiest, Duration::from_nanos(70));
-        assert_eq!(used.waited, Duration::from_nanos(12));
+        assert_eq!(used.busiest_waited, Duration::from_nanos(7));
         assert_eq!((used.voluntary, used.involuntary, used.threads, used.rss), (1, 2, 2, 7));
     }
 
@@ -287,6 +323,17 @@ mod tests {
         assert_eq!(field(status, "VmRSS"), Some(12));
         assert_eq!(field(status, "voluntary_ctxt_switches"), None);
         assert_eq!(field(status, "nonvoluntary_ctxt_switches"), Some(9));
+    }
+
+    #[test]
+    fn stolen_time_is_a_share_of_all_time() {
+        let earlier = MachineTime::parse("cpu  10 0 10 10 0 0 0 5 3 0").unwrap();
+        let later = MachineTime::parse("cpu  40 0 40 10 0 0 0 45 9 0").unwrap();
+        assert_eq!((earlier.total, later.total), (35, 135));
+        assert!((later.stolen_share_since(earlier) - 0.4).abs() < 1e-9);
+        assert!(earlier.stolen_share_since(earlier).abs() < 1e-9);
+        assert!(MachineTime::parse("cpu0 1 2 3").is_none());
+        assert!(MachineTime::now().total > 0);
     }
 
     #[test]

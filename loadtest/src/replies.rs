@@ -191,10 +191,11 @@ impl ReplyReader {
     fn check(&self, offset: usize, piece: &[u8], batch: &Batch) -> Result<(), WrongReply> {
         let expected = &batch.payload(self.slot)[offset..offset + piece.len()];
         if self.verify {
-            if let Some(at) = expected.iter().zip(piece).position(|(a, b)| a != b) {
-                return Err(WrongReply::Content { offset: offset + at });
+            if expected == piece {
+                return Ok(());
             }
-            return Ok(());
+            let same = expected.iter().zip(piece).take_while(|(a, b)| a == b).count();
+            return Err(WrongReply::Content { offset: offset + same });
         }
         if offset == 0 && expected.first() != piece.first() {
             return Err(WrongReply::Content { offset: 0 });

@@ -14,10 +14,11 @@ use serde_json::{Map, Value, json};
 
 use crate::args;
 use crate::connect;
-use crate::echo::{self, Load, is_saturated};
+use crate::echo;
 use crate::failure::{Context, Failure};
 use crate::idle;
 use crate::process::{Used, allowed_cpus};
+use crate::watch::Observed;
 
 /// The file for the JSON, opened before the run so that a wrong path does not cost one.
 #[derive(Debug)]
@@ -72,18 +73,18 @@ pub(crate) fn environment() -> Value {
         "loadtest": env!("CARGO_PKG_VERSION"),
         "kernel": kernel.as_deref().map(str::trim),
         "cpu": cpu_model(),
-        "cpus": std::thread::available_parallelism().map(usize::from).ok(),
+        "cpus": online_cpus(),
         "time": timestamp(now.as_secs()),
     })
 }
 
 /// The JSON of mode `echo`.
 pub(crate) fn echo_json(options: &args::Echo, figures: &echo::Figures) -> Value {
-    let seconds = figures.elapsed.as_secs_f64();
+    let seconds = figures.observed.elapsed.as_secs_f64();
     let counters = &figures.counters;
     let messages = counters.messages as f64;
-    let saturated = is_saturated(figures.load, figures.server.as_ref(), figures.elapsed);
-    let mut load = load_json(figures.load, figures.elapsed);
+    let observed = &figures.observed;
+    let mut load = load_json(observed);
     load.insert("reads".to_owned(), json!(counters.reads));
     load.insert("writes".to_owned(), json!(counters.writes));
     load.insert("waits".to_owned(), json!(counters.waits));
@@ -103,10 +104,12 @@ pub(crate) fn echo_json(options: &args::Echo, figures: &echo::Figures) -> Value 
         "sent_mb_per_second": counters.bytes_sent as f64 / 1e6 / seconds,
         "received_mb_per_second": counters.bytes_received as f64 / 1e6 / seconds,
         "latency_ns": latency_json(&figures.latency),
-        "load_generator_saturated": saturated,
+        "load_generator_saturated": observed.is_saturated(),
+        "disturbed": observed.is_disturbed(),
+        "stolen_share": observed.stolen_share,
         "load_generator": load,
-        "server": figures.server.as_ref().map(|used| {
-            let mut server = server_json(used, figures.elapsed, options.subject.server_pid);
+        "server": observed.server.as_ref().map(|used| {
+            let mut server = server_json(observed, used, options.subject.server_pid);
             server.insert("cpu_ns_per_message".to_owned(), json!(per(used.cpu, messages)));
             server
         }),
@@ -120,8 +123,9 @@ pub(crate) fn echo_json(options: &args::Echo, figures: &echo::Figures) -> Value 
 
 /// The JSON of mode `connect`.
 pub(crate) fn connect_json(options: &args::Connect, figures: &connect::Figures) -> Value {
-    let seconds = figures.elapsed.as_secs_f64();
+    let seconds = figures.observed.elapsed.as_secs_f64();
     let handshakes = figures.handshakes as f64;
+    let observed = &figures.observed;
     json!({
         "mode": "connect",
         "environment": environment(),
@@ -133,11 +137,12 @@ pub(crate) fn connect_json(options: &args::Connect, figures: &connect::Figures) 
         "handshakes": figures.handshakes,
         "handshakes_per_second": handshakes / seconds,
         "latency_ns": latency_json(&figures.latency),
-        "load_generator_saturated":
-            is_saturated(figures.load, figures.server.as_ref(), figures.elapsed),
-        "load_generator": load_json(figures.load, figures.elapsed),
-        "server": figures.server.as_ref().map(|used| {
-            let mut server = server_json(used, figures.elapsed, options.subject.server_pid);
+        "load_generator_saturated": observed.is_saturated(),
+        "disturbed": observed.is_disturbed(),
+        "stolen_share": observed.stolen_share,
+        "load_generator": load_json(observed),
+        "server": observed.server.as_ref().map(|used| {
+            let mut server = server_json(observed, used, options.subject.server_pid);
             server.insert("cpu_ns_per_handshake".to_owned(), json!(per(used.cpu, handshakes)));
             server
         }),
@@ -168,9 +173,10 @@ pub(crate) fn idle_json(options: &args::Idle, figures: &idle::Figures) -> Value 
 
 /// The table of mode `echo`.
 pub(crate) fn echo_table(options: &args::Echo, figures: &echo::Figures) -> String {
-    let seconds = figures.elapsed.as_secs_f64();
+    let seconds = figures.observed.elapsed.as_secs_f64();
     let counters = &figures.counters;
     let messages = counters.messages as f64;
+    let observed = &figures.observed;
     let mut table = Table::titled(format!(
         "echo: {} connections, {} bytes of {}, {} in flight each, {seconds:.2} s",
         options.connections,
@@ -183,22 +189,23 @@ pub(crate) fn echo_table(options: &args::Echo, figures: &echo::Figures) -> Strin
     table.row("sent", grouped(counters.bytes_sent as f64 / 1e6 / seconds, 2), "MB/s");
     table.row("received", grouped(counters.bytes_received as f64 / 1e6 / seconds, 2), "MB/s");
     table.latency("round trip", &figures.latency);
-    if let Some(used) = &figures.server {
+    if let Some(used) = &observed.server {
         table.row("server CPU", grouped(per(used.cpu, messages), 0), "ns/message");
-        table.server(used, figures.elapsed, options.subject.server_pid);
+        table.server(observed, used, options.subject.server_pid);
     }
     if let Some(syscalls) = &figures.syscalls {
         let unit = format!("per message ({})", syscalls.tool.name());
         table.row("server system calls", format!("{:.3}", syscalls.per_message), unit);
     }
-    table.load(figures.load, figures.elapsed);
+    table.load(observed);
     table.text
 }
 
 /// The table of mode `connect`.
 pub(crate) fn connect_table(options: &args::Connect, figures: &connect::Figures) -> String {
     let handshakes = figures.handshakes as f64;
-    let seconds = figures.elapsed.as_secs_f64();
+    let observed = &figures.observed;
+    let seconds = figures.observed.elapsed.as_secs_f64();
     let end = if options.abrupt { "reset" } else { "close handshake" };
     let mut table = Table::titled(format!(
         "connect: {} at a time, ended by {end}, {seconds:.2} s",
@@ -207,11 +214,11 @@ pub(crate) fn connect_table(options: &args::Connect, figures: &connect::Figures)
     table.row("opening handshakes", grouped(handshakes, 0), "");
     table.row("throughput", grouped(handshakes / seconds, 0), "handshakes/s");
     table.latency("handshake", &figures.latency);
-    if let Some(used) = &figures.server {
+    if let Some(used) = &observed.server {
         table.row("server CPU", grouped(per(used.cpu, handshakes), 0), "ns/handshake");
-        table.server(used, figures.elapsed, options.subject.server_pid);
+        table.server(observed, used, options.subject.server_pid);
     }
-    table.load(figures.load, figures.elapsed);
+    table.load(observed);
     table.text
 }
 
@@ -234,22 +241,6 @@ pub(crate) fn idle_table(options: &args::Idle, figures: &idle::Figures) -> Strin
         table.row(format!("{name} growth"), grouped(growth, 0), "bytes/connection");
     }
     table.text
-}
-
-/// The warning that marks figures which tell more about the load generator than about the server.
-pub(crate) fn saturation_warning(
-    load: Load,
-    server: Option<&Used>,
-    elapsed: Duration,
-) -> Option<String> {
-    is_saturated(load, server, elapsed).then(|| {
-        let server = match server {
-            Some(used) => format!("the server's busiest thread {}", percent(used.busiest, elapsed)),
-            None => "what the server used is unknown without --server-pid".to_owned(),
-        };
-        let own = percent(load.cpu, elapsed);
-        format!("load generator saturated: it used {own} of its core, {server}")
-    })
 }
 
 /// Lines of label, number and unit; numbers are aligned to the right.
@@ -275,39 +266,44 @@ impl Table {
         }
     }
 
-    fn server(&mut self, used: &Used, elapsed: Duration, pid: Option<u32>) {
+    fn server(&mut self, observed: &Observed, used: &Used, pid: Option<u32>) {
         let cpus = allowed_cpus(pid).unwrap_or_default();
         let unit = format!("of a core, CPUs {cpus}, {} thread(s)", used.threads);
-        self.row("server CPU share", percent(used.cpu, elapsed), unit);
-        self.row("server waited for CPU", percent(used.waited, elapsed), "of the window");
+        self.row("server CPU share", percent(observed.share(used.cpu)), unit);
+        self.row("server waited", percent(observed.share(used.busiest_waited)), "for a CPU");
         self.row("server memory", grouped(used.rss as f64 / 1024.0, 0), "KiB RSS");
         let switches = format!("voluntary, {} involuntary", grouped(used.involuntary as f64, 0));
         self.row("server switches", grouped(used.voluntary as f64, 0), switches);
     }
 
-    fn load(&mut self, load: Load, elapsed: Duration) {
+    fn load(&mut self, observed: &Observed) {
         let cpus = allowed_cpus(None).unwrap_or_default();
         let unit = format!("of a core, CPUs {cpus}");
-        self.row("load generator CPU", percent(load.cpu, elapsed), unit);
-        self.row("load waited for CPU", percent(load.waited, elapsed), "of the window");
+        self.row("load generator CPU", percent(observed.share(observed.load_cpu)), unit);
+        self.row(
+            "load generator waited",
+            percent(observed.share(observed.load_waited)),
+            "for a CPU",
+        );
+        self.row("stolen", percent(observed.stolen_share), "of the machine");
     }
 }
 
-fn load_json(load: Load, elapsed: Duration) -> Map<String, Value> {
+fn load_json(observed: &Observed) -> Map<String, Value> {
     object([
-        ("cpu_share", json!(load.cpu.div_duration_f64(elapsed))),
-        ("waited_share", json!(load.waited.div_duration_f64(elapsed))),
+        ("cpu_share", json!(observed.share(observed.load_cpu))),
+        ("waited_share", json!(observed.share(observed.load_waited))),
         ("cpus", json!(allowed_cpus(None))),
     ])
 }
 
-fn server_json(used: &Used, elapsed: Duration, pid: Option<u32>) -> Map<String, Value> {
+fn server_json(observed: &Observed, used: &Used, pid: Option<u32>) -> Map<String, Value> {
     object([
         ("pid", json!(pid)),
         ("threads", json!(used.threads)),
-        ("cpu_share", json!(used.cpu.div_duration_f64(elapsed))),
-        ("busiest_thread_share", json!(used.busiest.div_duration_f64(elapsed))),
-        ("waited_share", json!(used.waited.div_duration_f64(elapsed))),
+        ("cpu_share", json!(observed.share(used.cpu))),
+        ("busiest_thread_share", json!(observed.share(used.busiest))),
+        ("waited_share", json!(observed.share(used.busiest_waited))),
         ("rss_bytes", json!(used.rss)),
         ("voluntary_switches", json!(used.voluntary)),
         ("involuntary_switches", json!(used.involuntary)),
@@ -341,13 +337,16 @@ fn per(time: Duration, count: f64) -> f64 {
     time.as_nanos() as f64 / count
 }
 
-fn percent(part: Duration, whole: Duration) -> String {
-    format!("{:.1} %", part.div_duration_f64(whole) * 100.0)
+fn percent(share: f64) -> String {
+    format!("{:.1} %", share * 100.0)
 }
 
 /// A number with commas between groups of three digits.
 pub(crate) fn grouped(number: f64, decimals: usize) -> String {
-    let plain = format!("{number:.decimals$}");
+    let scale = 10_f64.powi(decimals as i32);
+    // Adding zero turns the negative zero of a tiny loss into a plain one.
+    let rounded = (number * scale).round() / scale + 0.0;
+    let plain = format!("{rounded:.decimals$}");
     let (whole, fraction) = plain.split_once('.').unwrap_or((&plain, ""));
     let (sign, digits) = whole.strip_prefix('-').map_or(("", whole), |digits| ("-", digits));
     let mut text = sign.to_owned();
@@ -374,6 +373,12 @@ fn cpu_model() -> Option<String> {
     let text = fs::read_to_string("/proc/cpuinfo").ok()?;
     let line = text.lines().find(|line| line.starts_with("model name"))?;
     Some(line.split_once(':')?.1.trim().to_owned())
+}
+
+/// As the kernel writes them (`0-3,8`), whatever this process may use.
+fn online_cpus() -> Option<String> {
+    let text = fs::read_to_string("/sys/devices/system/cpu/online").ok()?;
+    Some(text.trim().to_owned())
 }
 
 /// ISO 8601 in UTC.
@@ -433,6 +438,7 @@ mod tests {
     #[test]
     fn numbers_are_grouped() {
         assert_eq!(grouped(0.0, 0), "0");
+        assert_eq!(grouped(-0.4, 0), "0");
         assert_eq!(grouped(999.0, 0), "999");
         assert_eq!(grouped(1000.0, 0), "1,000");
         assert_eq!(grouped(-1_234_567.891, 2), "-1,234,567.89");

@@ -26,15 +26,14 @@ impl Socket {
     /// socket(2) or connect(2) failed at once. Over TCP, most failures come later: see
     /// [`Socket::is_connected`].
     pub(crate) fn connect(address: &Address) -> Result<Self, Failure> {
+        let what = || format!("{address}: cannot connect");
         match address {
             Address::Tcp(address) => {
-                let what = || format!("cannot connect to {address}");
                 let stream = TcpStream::connect(*address).context(what)?;
                 stream.set_nodelay(true).context(what)?;
                 Ok(Self::Tcp(stream))
             }
             Address::Unix(file) => {
-                let what = || format!("cannot connect to {}", file.display());
                 // Not blocking, connect(2) would fail with EAGAIN as soon as the server's backlog
                 // is full, and no event tells when to try again.
                 let stream = std::os::unix::net::UnixStream::connect(file).context(what)?;

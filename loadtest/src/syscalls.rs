@@ -188,6 +188,8 @@ pub(crate) fn is_traced(server_pid: u32) -> bool {
     let Ok(tasks) = std::fs::read_dir(format!("/proc/{server_pid}/task")) else { return false };
     tasks.flatten().all(|task| {
         match std::fs::read_to_string(task.path().join("status")) {
+            // The kernel's own threads for io_uring cannot be traced; nor do they call anything.
+            Ok(status) if status.starts_with("Name:\tiou-") => true,
             Ok(status) => !status.lines().any(|line| line == "TracerPid:\t0"),
             // The thread has ended.
             Err(error) => error.kind() == ErrorKind::NotFound,
@@ -220,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn this_process_is_not_traced() {
+    fn no_tool_is_tried_unasked_and_a_missing_process_is_not_traced() {
         assert_eq!(Tool::choose(CountSyscalls::No).unwrap(), None);
         assert!(!is_traced(u32::MAX));
     }

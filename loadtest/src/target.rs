@@ -1,5 +1,6 @@
 //! Where the server is: a URL in, an address, a `Host` value and a request target out.
 
+use std::fmt;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 
@@ -26,6 +27,15 @@ enum Place {
 pub(crate) enum Address {
     Tcp(SocketAddr),
     Unix(PathBuf),
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(formatter),
+            Self::Unix(file) => file.display().fmt(formatter),
+        }
+    }
 }
 
 impl Target {

@@ -1,0 +1,283 @@
+//! The program as a user starts it, against a small echo server in this process.
+//!
+//! The server has one thread per connection and is built from `wirelane::protocol` alone, so that
+//! a defect of the event loops cannot hide here or show here.
+
+use std::io::{self, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Command, Output};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use serde_json::Value;
+use wirelane::protocol::upgrade::{HeadScanner, Refusal, Request, ServerHandshake};
+use wirelane::protocol::{BufferPool, CloseCode, Endpoint, Event, Limits, Message};
+
+/// What the server does with messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Manner {
+    /// Sends them back, after a ping that comes in one piece with the handshake.
+    Honest,
+    /// Changes the last byte.
+    Corrupt,
+    /// Answers the first with Close(1001).
+    Leave,
+    /// Ends TCP at the first.
+    Hang,
+    /// Answers none.
+    Silent,
+}
+
+struct Server {
+    address: String,
+    pongs: Arc<AtomicUsize>,
+}
+
+impl Server {
+    fn start(manner: Manner) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let pongs = Arc::new(AtomicUsize::new(0));
+        let seen = Arc::clone(&pongs);
+        // The threads end with the connections, the listener with this process.
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let seen = Arc::clone(&seen);
+                // A connection that ends in an error is what some of the tests are about.
+                thread::spawn(move || drop(serve(stream, manner, &seen)));
+            }
+        });
+        Self { address, pongs }
+    }
+
+    fn url(&self) -> String {
+        format!("ws://{}/", self.address)
+    }
+}
+
+fn serve(mut stream: TcpStream, manner: Manner, pongs: &AtomicUsize) -> io::Result<()> {
+    let limits = Limits::new();
+    let (mut received, mut scanner) = (Vec::new(), HeadScanner::new());
+    let mut buffer = vec![0; 64 * 1024];
+    let mut out = Vec::new();
+    let head_len = loop {
+        let len = stream.read(&mut buffer)?;
+        if len == 0 {
+            return Ok(());
+        }
+        received.extend_from_slice(&buffer[..len]);
+        if let Some(head_len) = scanner.scan(&received, &limits).map_err(io::Error::other)? {
+            break head_len;
+        }
+    };
+    if let Err(refusal) = answer(&received[..head_len], &limits, &mut out) {
+        refusal.write_response(&mut out);
+        return stream.write_all(&out);
+    }
+    let mut endpoint = Endpoint::server(limits);
+    let mut pool = BufferPool::new(1 << 20);
+    if manner == Manner::Honest {
+        endpoint.ping(b"hello", &mut out).map_err(io::Error::other)?;
+    }
+    let mut unread = received.split_off(head_len);
+    loop {
+        let mut input = unread.as_mut_slice();
+        while let Some(event) = endpoint.receive(&mut input, &mut pool).map_err(io::Error::other)? {
+            match &event {
+                Event::Pong(payload) => {
+                    assert_eq!(payload.as_slice(), b"hello");
+                    pongs.fetch_add(1, Ordering::SeqCst);
+                }
+                Event::Close(_) => {
+                    endpoint.reply_close(&mut out);
+                    return stream.write_all(&out);
+                }
+                Event::Text(_) | Event::Binary(_) => match manner {
+                    Manner::Honest => send(&mut endpoint, &event, &mut out),
+                    Manner::Corrupt => {
+                        send(&mut endpoint, &event, &mut out);
+                        *out.last_mut().expect("an echo was appended") ^= 1;
+                    }
+                    Manner::Leave => {
+                        endpoint.close(Some(CloseCode::GOING_AWAY), "enough", &mut out);
+                    }
+                    Manner::Hang => return Ok(()),
+                    Manner::Silent => {}
+                },
+                Event::Ping(_) => {}
+            }
+            event.recycle(&mut pool);
+        }
+        stream.write_all(&out)?;
+        out.clear();
+        let len = stream.read(&mut buffer)?;
+        if len == 0 {
+            return Ok(());
+        }
+        unread.clear();
+        unread.extend_from_slice(&buffer[..len]);
+    }
+}
+
+fn answer(head: &[u8], limits: &Limits, out: &mut Vec<u8>) -> Result<(), Refusal> {
+    let request = Request::parse(head, limits)?;
+    if request.path() != "/" {
+        return Err(Refusal::NotFound);
+    }
+    let handshake = ServerHandshake::check(&request)?;
+    handshake.write_response(None, &[], out).expect("no header was given");
+    Ok(())
+}
+
+fn send(endpoint: &mut Endpoint, event: &Event<'_>, out: &mut Vec<u8>) {
+    let message = match event {
+        Event::Text(text) => Message::Text(text.as_str()),
+        Event::Binary(bytes) => Message::Binary(bytes.as_slice()),
+        _ => return,
+    };
+    endpoint.send(message, out).expect("the endpoint is open");
+}
+
+/// Runs the program with these words, separated by spaces.
+fn loadtest(line: &str) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_loadtest")).args(line.split(' ')).output().unwrap()
+}
+
+/// A file of this test's own, absent at first.
+fn json_path(name: &str) -> PathBuf {
+    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let _ = std::fs::remove_file(&path);
+    path
+}
+
+/// Runs the program, which must succeed, and reads the figures.
+fn figures(line: &str, name: &str) -> (Value, Output) {
+    let path = json_path(name);
+    let output = loadtest(&format!("{line} --json {}", path.display()));
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{line}: {stderr}");
+    let text = std::fs::read_to_string(&path).unwrap();
+    (serde_json::from_str(&text).unwrap(), output)
+}
+
+/// Runs the program, which must fail with this status, and returns what it said.
+fn failure(line: &str, status: i32) -> String {
+    let output = loadtest(line);
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(status), "{line}: {stderr}");
+    assert!(output.stdout.is_empty());
+    stderr
+}
+
+#[test]
+fn echo_measures_every_kind_of_message() {
+    let server = Server::start(Manner::Honest);
+    let pid = std::process::id();
+    let mut connections = 0;
+    for (number, options) in
+        ["--size 0 --depth 3", "--size 1024 --depth 8 --utf8", "--size 70000 --depth 2 --binary"]
+            .into_iter()
+            .enumerate()
+    {
+        let line = format!(
+            "echo --url {} --connections 4 {options} --verify --warmup 20ms --duration 200ms \
+             --server-pid {pid}",
+            server.url()
+        );
+        let (json, output) = figures(&line, &format!("echo-{number}.json"));
+        connections += 4;
+        assert_eq!(json["errors"], 0);
+        assert_eq!(json["connections"], 4);
+        let messages = json["messages"].as_u64().unwrap();
+        assert!(messages > 0, "{json}");
+        assert_eq!(json["latency_ns"]["count"], messages);
+        let latency = |name: &str| json["latency_ns"][name].as_u64().unwrap();
+        assert!(latency("p50") > 0 && latency("p50") <= latency("p99"));
+        assert!(latency("p99") <= latency("p99.9") && latency("p99.9") <= latency("max"));
+        let received = json["received_mb_per_second"].as_f64().unwrap();
+        let sent = json["sent_mb_per_second"].as_f64().unwrap();
+        assert!(received > 0.0 && sent > received * 0.9, "{json}");
+        assert!(json["server"]["cpu_ns_per_message"].as_f64().unwrap() > 0.0);
+        assert!(json["server"]["rss_bytes"].as_u64().unwrap() > 4096);
+        assert!(json["environment"]["kernel"].is_string());
+        let table = String::from_utf8(output.stdout).unwrap();
+        assert!(table.contains("messages/s") && table.contains("round trip p99.9"), "{table}");
+    }
+    // The ping of each connection was answered, although it came with the handshake.
+    assert_eq!(server.pongs.load(Ordering::SeqCst), connections);
+}
+
+#[test]
+fn connect_counts_handshakes() {
+    let server = Server::start(Manner::Silent);
+    for end in ["", " --abrupt"] {
+        let line = format!(
+            "connect --url {} --concurrency 4 --warmup 10ms --duration 150ms --quiet{end}",
+            server.url()
+        );
+        let (json, output) = figures(&line, "connect.json");
+        assert!(json["handshakes"].as_u64().unwrap() > 0, "{json}");
+        assert_eq!(json["latency_ns"]["count"], json["handshakes"]);
+        assert_eq!(json["server"], Value::Null);
+        assert!(output.stdout.is_empty(), "a quiet run has no table");
+    }
+}
+
+#[test]
+fn idle_reads_the_memory_of_the_server() {
+    let server = Server::start(Manner::Honest);
+    let line = format!(
+        "idle --url {} --connections 20 --echo 100 --hold 50ms --server-pid {}",
+        server.url(),
+        std::process::id()
+    );
+    let (json, _) = figures(&line, "idle.json");
+    let bytes = |name: &str| json[name].as_f64().unwrap();
+    assert!(bytes("rss_open_bytes") > 4096.0);
+    let growth = (bytes("pss_open_bytes") - bytes("pss_before_bytes")) / 20.0;
+    assert_eq!(bytes("pss_per_connection_bytes"), growth);
+}
+
+#[test]
+fn servers_that_misbehave_end_the_run() {
+    for (manner, said) in [
+        (Manner::Corrupt, "byte 9 came back changed"),
+        (Manner::Leave, "the server closed: 1001 enough"),
+        (Manner::Hang, "connection 1: "),
+        (Manner::Silent, "no echo came back in 0.1 s"),
+    ] {
+        let server = Server::start(manner);
+        let url = server.url();
+        let line =
+            format!("echo --url {url} --connections 1 --size 10 --warmup 0 --duration 100ms");
+        let stderr = failure(&line, 1);
+        assert!(stderr.contains(said), "{manner:?}: {stderr}");
+    }
+}
+
+#[test]
+fn what_cannot_start_says_why() {
+    let server = Server::start(Manner::Honest);
+    let url = server.url();
+    // A port that was free a moment ago.
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    assert!(failure(&format!("echo --url ws://{closed}/"), 1).contains("refused"));
+    assert!(failure(&format!("connect --url ws://{closed}/"), 1).contains("refused"));
+    assert!(failure("echo --url unix:/nowhere.sock", 1).contains("/nowhere.sock"));
+    assert!(failure(&format!("echo --url {url}elsewhere"), 1).contains("404"));
+    assert!(failure(&format!("echo --url {url} --json /nowhere/a.json"), 1).contains("/nowhere"));
+    assert!(failure(&format!("echo --url {url} --server-pid 4194305"), 1).contains("4194305"));
+    assert!(failure("matrix --server /nowhere --server-cpu 100000", 1).contains("CPU 100000"));
+}
+
+#[test]
+fn wrong_arguments_show_the_usage() {
+    for line in ["", "sing", "echo", "echo --url nonsense", "echo --url ws://h/ --depth 0"] {
+        let stderr = failure(line, 2);
+        assert!(stderr.contains("loadtest MODE --url URL"), "{line}: {stderr}");
+    }
+    let output = loadtest("--help");
+    assert!(output.status.success() && output.stdout.starts_with(b"loadtest MODE"));
+}
