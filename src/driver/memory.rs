@@ -6,18 +6,18 @@
 
 #![allow(unsafe_code)]
 
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
-use std::ptr::NonNull;
+use std::ptr::{self, NonNull};
 use std::sync::Arc;
 
-/// A page-aligned, zeroed allocation that is freed when its last share goes.
+/// An anonymous mapping (mmap(2)), unmapped when its last share goes. Pages that were never
+/// touched are not resident, which an allocator does not promise for aligned zeroed memory.
 #[derive(Debug)]
 pub(crate) struct Region {
     base: NonNull<u8>,
-    layout: Layout,
+    len: usize,
 }
 
-// SAFETY: `Region` is a plain allocation without thread affinity; access goes through the unique
+// SAFETY: `Region` is plain memory without thread affinity; access goes through the unique
 // `ReceiveMemory` or through the kernel, as the module documentation says.
 unsafe impl Send for Region {}
 // SAFETY: as above; `&Region` gives out the address only.
@@ -28,11 +28,22 @@ impl Region {
 
     fn new(len: usize) -> Self {
         let len = len.max(1).next_multiple_of(Self::PAGE);
-        let layout = Layout::from_size_align(len, Self::PAGE).expect("below isize::MAX");
-        // SAFETY: the layout has a non-zero size.
-        let base = unsafe { alloc_zeroed(layout) };
-        let Some(base) = NonNull::new(base) else { handle_alloc_error(layout) };
-        Self { base, layout }
+        // SAFETY: an anonymous private mapping at an address of the kernel's choice touches no
+        // memory that exists.
+        let base = unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                len,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+                -1,
+                0,
+            )
+        };
+        match NonNull::new(base.cast::<u8>()) {
+            Some(base) if base.as_ptr().cast() != libc::MAP_FAILED => Self { base, len },
+            _ => panic!("no address space for {len} bytes of receive memory"),
+        }
     }
 
     /// First byte; what io_uring registers.
@@ -41,14 +52,15 @@ impl Region {
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.layout.size()
+        self.len
     }
 }
 
 impl Drop for Region {
     fn drop(&mut self) {
-        // SAFETY: allocated in `new` with this layout, and freed only here.
-        unsafe { dealloc(self.base.as_ptr(), self.layout) }
+        // SAFETY: mapped in `new` with this length, and unmapped only here. The result can only
+        // say that this was not so.
+        unsafe { libc::munmap(self.base.as_ptr().cast(), self.len) };
     }
 }
 

@@ -18,9 +18,13 @@ use crate::outgoing::OutgoingPool;
 use crate::protocol::{BufferPool, CloseCode, Message, frame};
 use crate::websocket::SendStatus;
 
-/// Payloads from here on are offered to the kernel where they lie instead of being copied into
-/// the outgoing batch: a copy of 16 KiB costs more than a second system call's share.
+/// Payloads from here on are offered to the kernel where they lie, together with the batch so
+/// far, instead of being copied into it, if they are the last of their turn.
 const DIRECT_SEND: usize = 16 * 1024;
+
+/// The same for payloads that more input follows: from here on a copy costs more than a system
+/// call of its own.
+const DIRECT_SEND_AMID: usize = 64 * 1024;
 
 /// How long input is discarded after our FIN, so that our Close arrives before any reset.
 pub(crate) const LINGER_MS: u64 = 1000;
@@ -45,6 +49,8 @@ pub(crate) struct Core {
     pub(crate) shared: Arc<Shared>,
     pub(crate) tally: Tally,
     pub(crate) worker: u16,
+    /// From which length on a payload is sent from where it lies; see [`Core::expect_more`].
+    direct_send: usize,
 }
 
 impl Core {
@@ -72,7 +78,15 @@ impl Core {
             shared,
             tally: Tally::default(),
             worker,
+            direct_send: DIRECT_SEND,
         }
+    }
+
+    /// Says whether more input of this turn will follow the message that is handed out now, so
+    /// that its answers can leave together.
+    #[inline]
+    pub(crate) fn expect_more(&mut self, more: bool) {
+        self.direct_send = if more { DIRECT_SEND_AMID } else { DIRECT_SEND };
     }
 
     /// Queues one message. See [`WebSocket::send`](crate::WebSocket::send).
@@ -87,7 +101,7 @@ impl Core {
         let Phase::Live(live) = &mut connection.phase else { return Err(SendError::Gone) };
         let outgoing = connection.outgoing.get_or_insert_with(|| self.outgoing.take());
         let unsent = outgoing.unsent_len();
-        if len >= DIRECT_SEND || unsent + len > self.config.high_water() {
+        if len >= self.direct_send || unsent + len > self.config.high_water() {
             return self.send_large(id, message);
         }
         if live.endpoint.send(message, outgoing.append()).is_err() {
@@ -116,7 +130,7 @@ impl Core {
             return Err(SendError::Gone);
         }
         let blocked = connection.blocked;
-        if !blocked && len < DIRECT_SEND {
+        if !blocked && len < self.direct_send {
             self.flush(id);
         }
         let Some(connection) = self.table.get_mut(id) else { return Err(SendError::Gone) };
@@ -124,7 +138,7 @@ impl Core {
         let outgoing = connection.outgoing.get_or_insert_with(|| self.outgoing.take());
         let unsent = outgoing.unsent_len();
         let header = frame::encode_header(true, false, message.opcode(), len as u64, None);
-        if connection.blocked || len < DIRECT_SEND {
+        if connection.blocked || len < self.direct_send {
             if unsent != 0 && unsent + header.len() + len > self.config.max_backpressure {
                 self.tally.dropped += 1;
                 return Err(SendError::Full);

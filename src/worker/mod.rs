@@ -278,9 +278,10 @@ impl Crank {
             let Phase::Live(live) = &mut connection.phase else { return };
             let (route, session) = (usize::from(live.route), live.session);
             let outcome = match live.endpoint.receive(&mut input, &mut core.buffers) {
-                Ok(None) => return,
+                Ok(None) => return core.expect_more(false),
                 Ok(Some(protocol::Event::Text(text))) => {
                     core.tally.messages_received += 1;
+                    core.expect_more(!input.is_empty());
                     let call = Call::Message(Message::Text(text.as_str()));
                     let outcome = self.routes[route].call(core, id, session, call);
                     text.recycle(&mut core.buffers);
@@ -288,6 +289,7 @@ impl Crank {
                 }
                 Ok(Some(protocol::Event::Binary(bytes))) => {
                     core.tally.messages_received += 1;
+                    core.expect_more(!input.is_empty());
                     let call = Call::Message(Message::Binary(bytes.as_slice()));
                     let outcome = self.routes[route].call(core, id, session, call);
                     bytes.recycle(&mut core.buffers);
