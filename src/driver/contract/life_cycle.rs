@@ -120,6 +120,24 @@ pub(in crate::driver) fn a_reset_ends_a_blocked_send<L: Lab>() {
     }
 }
 
+pub(in crate::driver) fn a_failed_send_is_the_last_word<L: Lab>() {
+    let mut rig = rig!();
+    if skips_resets::<L>() {
+        return;
+    }
+    for _ in 0..10 {
+        let (id, mut peer) = rig.connect();
+        rig.settle();
+        assert_eq!(peer.send(b"unread"), 6);
+        peer.reset();
+        // The send may find the reset before any event tells of it.
+        rig.worker.send(id, b"anybody?");
+        rig.until("death", |rig| rig.worker.connection(id).is_dead());
+        rig.settle();
+        rig.close_and_release(id);
+    }
+}
+
 pub(in crate::driver) fn close_silences_a_whole_batch<L: Lab>() {
     let mut rig = rig!();
     for round in 0..10 {

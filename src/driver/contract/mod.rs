@@ -31,6 +31,7 @@ macro_rules! contract_tests {
             a_reset_behind_bytes_fails_once
             a_reset_of_a_paused_connection_fails_after_resume
             a_reset_ends_a_blocked_send
+            a_failed_send_is_the_last_word
             close_silences_a_whole_batch
             close_silences_bytes_that_wait_for_the_next_turn
             a_reused_slot_never_hears_its_predecessor

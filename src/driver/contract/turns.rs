@@ -58,6 +58,7 @@ pub(in crate::driver) fn work_left_over_needs_no_kernel_event<L: Lab>() {
         rig.worker.connection(id).received.len() == sent
     });
     // A release outside of any event.
+    rig.settle();
     rig.worker.close(id);
     rig.until_waiting(LONG_WAIT_MS, "Released", |rig| rig.worker.connection(id).released);
     // More newcomers than one turn accepts.

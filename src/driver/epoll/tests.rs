@@ -1,7 +1,7 @@
 //! The contract on epoll, and what epoll promises beyond it.
 
 use super::super::contract::contract_tests;
-use super::super::lab::{Lab, Loopback, Peer, RealDriver, Rig, Skip};
+use super::super::lab::{LONG_WAIT_MS, Lab, Loopback, Peer, RealDriver, Rig, Skip};
 use super::super::listener::{self, ListenOptions};
 use super::*;
 
@@ -128,7 +128,12 @@ fn blocking_sockets_do_not_block() {
     let mut rig = rig();
     let mut peer = rig.lab.connect().unwrap();
     rig.until("accept", |rig| !rig.worker.newcomers.is_empty());
-    os_socket(&rig.worker.newcomers[0]).set_nonblocking(false).unwrap();
+    let socket = os_socket(&rig.worker.newcomers[0]);
+    socket.set_nonblocking(false).unwrap();
+    // If it did block, then not for ever.
+    let longer_than_the_deadline = Some(Duration::from_millis(LONG_WAIT_MS));
+    socket.set_read_timeout(longer_than_the_deadline).unwrap();
+    socket.set_write_timeout(longer_than_the_deadline).unwrap();
     let id = rig.worker.adopt_next();
     rig.peer_sends(&mut peer, &[1; 64 * 1024]);
     rig.expect_received(id, &[1; 64 * 1024]);
@@ -150,14 +155,14 @@ fn a_busy_listener_does_not_keep_another_waiting() {
     let _peers: Vec<_> = (0..100).map(|_| connect(addrs[0])).chain([connect(addrs[1])]).collect();
     let mut accepted = [0, 0];
     // The first wait may know of one listener only.
-    for _ in 0..2 {
+    for turn in 1..=2 {
         driver.wait(Some(1000)).unwrap();
         while let Some(event) = driver.next_event(&mut memory) {
             let Event::Accepted(socket) = event else { panic!("{event:?}") };
             let local = os_socket(&socket).local_addr().unwrap().as_socket().unwrap();
             accepted[usize::from(local == addrs[1])] += 1;
         }
-        assert!(accepted[0] <= 128);
+        assert!(accepted[0] <= turn * 64, "{accepted:?}");
         if accepted[0] > 0 && accepted[1] == 1 {
             return;
         }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use super::{Lab, Peer, PeerView, Skip};
+use super::{DEADLINE, Lab, Peer, PeerView, Skip};
 use crate::driver::listener::{self, ListenAddr, ListenOptions};
 use crate::driver::{Driver, ReceiveMemory};
 
@@ -63,7 +63,18 @@ impl<D: RealDriver> Lab for Loopback<D> {
             (None, None) => unreachable!("a bound address is one of the two"),
         };
         let socket = Socket::new(domain, Type::STREAM, None).unwrap();
-        socket.connect(&addr).ok()?;
+        // A backlog that is full fails the test instead of blocking it: a Unix socket says EAGAIN.
+        let connected = if D::UNIX {
+            socket.set_nonblocking(true).unwrap();
+            socket.connect(&addr)
+        } else {
+            socket.connect_timeout(&addr, DEADLINE)
+        };
+        match connected {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => return None,
+            Err(error) => panic!("connect to {}: {error}", self.addr),
+        }
         socket.set_nonblocking(true).unwrap();
         Some(SocketPeer(socket))
     }
