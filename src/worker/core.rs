@@ -12,7 +12,7 @@ use super::mailbox::{Command, Shared, Tally};
 use super::timers::Wheel;
 use crate::config::Config;
 use crate::connection::{Connection, NEVER, Phase, Table};
-use crate::driver::{ConnectionId, Driver};
+use crate::driver::{ConnectionId, Driver, DriverStats};
 use crate::error::{CloseCause, SendError};
 use crate::outgoing::OutgoingPool;
 use crate::protocol::{BufferPool, CloseCode, Message, frame};
@@ -48,6 +48,8 @@ pub(crate) struct Core {
     pub(crate) config: Arc<Config>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) tally: Tally,
+    /// What the driver had counted at the end of the last turn.
+    driver_stats: DriverStats,
     pub(crate) worker: u16,
     /// From which length on a payload is sent from where it lies; see [`Core::expect_more`].
     direct_send: usize,
@@ -77,6 +79,7 @@ impl Core {
             config,
             shared,
             tally: Tally::default(),
+            driver_stats: DriverStats::default(),
             worker,
             direct_send: DIRECT_SEND,
         }
@@ -87,6 +90,15 @@ impl Core {
     #[inline]
     pub(crate) fn expect_more(&mut self, more: bool) {
         self.direct_send = if more { DIRECT_SEND_AMID } else { DIRECT_SEND };
+    }
+
+    /// Adds what the driver counted since the last time to the tally.
+    pub(crate) fn note_driver_stats(&mut self) {
+        let stats = self.driver.stats();
+        self.tally.receive_buffers_exhausted +=
+            stats.buffers_exhausted - self.driver_stats.buffers_exhausted;
+        self.tally.stale_events += stats.stale_events - self.driver_stats.stale_events;
+        self.driver_stats = stats;
     }
 
     /// Queues one message. See [`WebSocket::send`](crate::WebSocket::send).

@@ -198,6 +198,11 @@ counters! {
     undelivered,
     /// Connections lost to a panic of their handler.
     handler_panics,
+    /// Receives that found no provided buffer and were tried again (io_uring only). Many of them
+    /// say that `receive_buffer` is small for this load.
+    receive_buffers_exhausted,
+    /// Events of the kernel for connections that had gone already: ignored.
+    stale_events,
     /// Times that accepting was paused because descriptors or memory had run out.
     accept_pauses,
 }

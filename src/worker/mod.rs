@@ -115,11 +115,13 @@ impl Worker {
         crank.obey();
         crank.expire();
         crank.flush_all();
+        crank.core.note_driver_stats();
         crank.core.shared.counters.add(&mut crank.core.tally);
         Ok(())
     }
 
     /// True when the server was shut down and nothing is left to do.
+    #[cfg(test)]
     pub(crate) fn is_finished(&self) -> bool {
         self.crank.is_finished()
     }

@@ -48,6 +48,7 @@ pub(crate) trait Route {
     -> Outcome;
 
     /// Sessions that have begun and not ended.
+    #[cfg(test)]
     fn sessions(&self) -> usize;
 }
 
@@ -109,6 +110,7 @@ impl<H: Handler> Route for RouteOf<H> {
         })
     }
 
+    #[cfg(test)]
     fn sessions(&self) -> usize {
         self.sessions.len()
     }

@@ -96,6 +96,7 @@ impl Wheel {
     }
 
     /// Number of slots with a deadline, those that have passed and were not returned yet included.
+    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.len
     }

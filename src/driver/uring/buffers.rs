@@ -232,7 +232,7 @@ mod tests {
     #[test]
     fn buffers_start_on_cache_lines() {
         let geometry = Geometry { buffer_len: 1000, count: 5 };
-        assert!((0..5).all(|bid| geometry.start(bid) % 64 == 0));
+        assert!((0..5).all(|bid| geometry.start(bid).is_multiple_of(64)));
     }
 
     #[test]

@@ -201,7 +201,10 @@ impl Uring {
         // Reading resets the counter, so that what is written from now on wakes again.
         let mut counter = [0; 8];
         match (&*self.eventfd).read(&mut counter) {
-            Ok(_) => Outcome::Event(Event::Woken),
+            Ok(count) => {
+                debug_assert_eq!(count, counter.len(), "eventfd(2) gives the whole counter");
+                Outcome::Event(Event::Woken)
+            }
             // An earlier completion has drained this wake as well.
             Err(_) => Outcome::Nothing,
         }
