@@ -183,8 +183,8 @@ impl ServerBuilder {
     }
 
     /// Bytes that one receive may bring, and so the share that one connection may have of a
-    /// turn. One such buffer per worker with epoll, several with io_uring; memory is used as far
-    /// as it is filled. Default 256 KiB, from 4 KiB to 16 MiB.
+    /// turn. Each worker has one such buffer with epoll and four with io_uring, resident from the
+    /// start. Default 256 KiB, from 4 KiB to 16 MiB.
     pub fn receive_buffer(mut self, bytes: usize) -> Self {
         self.config.receive_buffer = bytes;
         self

@@ -9,8 +9,8 @@
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
 
-/// An anonymous mapping (mmap(2)), unmapped when its last share goes. Pages that were never
-/// touched are not resident, which an allocator does not promise for aligned zeroed memory.
+/// An anonymous mapping (mmap(2)), unmapped when its last share goes. It is resident from the
+/// start: no receive waits for a page, and what a connection costs later is only its own.
 #[derive(Debug)]
 pub(crate) struct Region {
     base: NonNull<u8>,
@@ -35,7 +35,7 @@ impl Region {
                 ptr::null_mut(),
                 len,
                 libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_POPULATE,
                 -1,
                 0,
             )
@@ -71,7 +71,7 @@ pub(crate) struct ReceiveMemory {
 }
 
 impl ReceiveMemory {
-    /// `len` bytes, rounded up to whole pages; untouched pages cost nothing.
+    /// `len` bytes, rounded up to whole pages, all of them resident.
     pub(crate) fn new(len: usize) -> Self {
         Self { region: Arc::new(Region::new(len)) }
     }

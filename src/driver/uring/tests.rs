@@ -210,7 +210,7 @@ fn echo_everything(options: UringOptions, connections: u32, len: usize) -> Optio
 #[test]
 fn every_mode_echoes_and_releases() {
     for best_mode in MODES {
-        let options = UringOptions { best_mode, ..UringOptions::default() };
+        let options = UringOptions { buffers: 16, best_mode, ..UringOptions::default() };
         let Some(echo) = echo_everything(options, 3, 300_000) else { return };
         assert_eq!(echo.driver.receive_mode(), best_mode);
         assert_eq!(echo.driver.stats().buffers_exhausted, 0);
