@@ -350,12 +350,23 @@ impl Answer {
     }
 }
 
-/// Resident memory of this process, in bytes: the server, its peers and the test together.
-pub fn resident_memory() -> usize {
+/// Memory of this process, in bytes: the server, its peers and the tests together.
+#[derive(Debug, Clone, Copy)]
+pub struct Memory {
+    /// Backed by pages.
+    pub resident: usize,
+    /// Asked of the kernel, touched or not.
+    pub reserved: usize,
+}
+
+/// What /proc says about this process now.
+pub fn memory() -> Memory {
     let status = std::fs::read_to_string("/proc/self/status").expect("Linux");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
-    let kib: usize = line.trim().trim_end_matches(" kB").trim().parse().expect("a number");
-    kib * 1024
+    let bytes = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("a line of it");
+        line.trim().trim_end_matches(" kB").parse::<usize>().expect("a number") * 1024
+    };
+    Memory { resident: bytes("VmRSS:"), reserved: bytes("VmSize:") }
 }
 
 /// A correct request for `path`, with the key of RFC 6455 1.3.
