@@ -548,13 +548,30 @@ impl Crank {
                     && let Some(outgoing) = &connection.outgoing
                     && after(outgoing.progress_ms, config.write_timeout_ms) <= now_ms
                 {
-                    self.end(id, CloseCause::WriteTimeout);
+                    self.try_again(id);
                 } else {
                     connection.pinged = true;
                     core.ping(id, b"");
                 }
             }
         }
+    }
+
+    /// The socket did not become writable for `write_timeout`. The kernel says so only once a third
+    /// of its buffer is free, for which a slow peer may need longer: it is cut if it took nothing.
+    fn try_again(&mut self, id: ConnectionId) {
+        let before = self.core.buffered_amount(id);
+        if let Some(connection) = self.core.table.get_mut(id) {
+            connection.blocked = false;
+        }
+        self.core.flush(id);
+        if self.core.buffered_amount(id) == before {
+            return self.end(id, CloseCause::WriteTimeout);
+        }
+        if let Some(connection) = self.core.table.get_mut(id) {
+            connection.blocked = true;
+        }
+        self.writable(id);
     }
 
     // --- other threads -------------------------------------------------------------------------
