@@ -245,7 +245,10 @@ impl Crank {
         let Some(connection) = core.table.get_mut(id) else { return };
         match &mut connection.phase {
             Phase::Live(_) => match &mut connection.outgoing {
-                Some(outgoing) if outgoing.holds_input() => outgoing.hold(bytes),
+                // Received before the pause took effect, or behind input that waits already.
+                Some(outgoing) if connection.reading_paused && connection.blocked => {
+                    outgoing.hold(bytes);
+                }
                 _ => self.feed(id, bytes),
             },
             Phase::Upgrade(_) => self.upgrade(id, bytes),
@@ -313,7 +316,7 @@ impl Crank {
             if !self.core.doomed.is_empty() {
                 self.bury();
             }
-            if self.backlogged(id) && !input.is_empty() {
+            if self.backlogged(id) {
                 return self.hold(id, input);
             }
         }
@@ -332,6 +335,8 @@ impl Crank {
         self.core.table.get(id).is_some_and(|connection| connection.unsent_len() > high_water)
     }
 
+    /// Looks at no more of this connection's input until its socket has taken enough. `input` may
+    /// be empty: the next message would come with the next receive.
     fn hold(&mut self, id: ConnectionId, input: &[u8]) {
         let core = &mut self.core;
         let Some(connection) = core.table.get_mut(id) else { return };
@@ -379,7 +384,6 @@ impl Crank {
         }
         let core = &mut self.core;
         core.mark_dirty(id);
-        let now_ms = core.now_ms;
         let Some(connection) = core.table.get_mut(id) else { return };
         if connection.holds_input() || !matches!(connection.phase, Phase::Live(_)) {
             return;
@@ -388,11 +392,7 @@ impl Crank {
             return self.ended(id);
         }
         if connection.reading_paused && connection.unsent_len() <= low_water {
-            connection.reading_paused = false;
-            // The peer had no chance to show that it is alive.
-            connection.last_received_ms = now_ms;
-            core.driver.resume_reading(id);
-            core.arm_timer(id);
+            core.resume_reading(id);
         }
     }
 
