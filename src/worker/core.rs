@@ -341,7 +341,12 @@ impl Core {
             && let Some(outgoing) = connection.outgoing.take()
         {
             self.outgoing.give(outgoing);
+            if connection.reading_paused {
+                // The socket was never full since, so no `Writable` will see to it.
+                self.resume_reading(id);
+            }
         }
+        let Some(connection) = self.table.get_mut(id) else { return };
         if let Phase::Draining { finished, .. } = &mut connection.phase
             && !*finished
         {
@@ -354,6 +359,16 @@ impl Core {
                 self.arm_timer(id);
             }
         }
+    }
+
+    /// Reads again from a peer that was not read because it did not read.
+    pub(crate) fn resume_reading(&mut self, id: ConnectionId) {
+        let Some(connection) = self.table.get_mut(id) else { return };
+        connection.reading_paused = false;
+        // The peer had no chance to show that it is alive.
+        connection.last_received_ms = self.now_ms;
+        self.driver.resume_reading(id);
+        self.arm_timer(id);
     }
 
     /// Closes the socket; `Released` will free the slot. The session must have ended.

@@ -249,7 +249,10 @@ impl Crank {
         let Some(connection) = core.table.get_mut(id) else { return };
         match &mut connection.phase {
             Phase::Live(_) => match &mut connection.outgoing {
-                Some(outgoing) if outgoing.holds_input() => outgoing.hold(bytes),
+                // Received before the pause took effect, or behind input that waits already.
+                Some(outgoing) if connection.reading_paused && connection.blocked => {
+                    outgoing.hold(bytes);
+                }
                 _ => self.feed(id, bytes),
             },
             Phase::Upgrade(_) => self.upgrade(id, bytes),
@@ -319,7 +322,7 @@ impl Crank {
             if !self.core.doomed.is_empty() {
                 self.bury();
             }
-            if self.backlogged(id) && !input.is_empty() {
+            if self.backlogged(id) {
                 return self.hold(id, input);
             }
         }
@@ -338,6 +341,8 @@ impl Crank {
         self.core.table.get(id).is_some_and(|connection| connection.unsent_len() > high_water)
     }
 
+    /// Looks at no more of this connection's input until its socket has taken enough. `input` may
+    /// be empty: the next message would come with the next receive.
     fn hold(&mut self, id: ConnectionId, input: &[u8]) {
         let core = &mut self.core;
         let Some(connection) = core.table.get_mut(id) else { return };
@@ -388,7 +393,6 @@ impl Crank {
         self.core.flush(id);
         self.bury();
         let core = &mut self.core;
-        let now_ms = core.now_ms;
         let Some(connection) = core.table.get_mut(id) else { return };
         if connection.holds_input() || !matches!(connection.phase, Phase::Live(_)) {
             return;
@@ -397,11 +401,7 @@ impl Crank {
             return self.ended(id);
         }
         if connection.reading_paused && connection.unsent_len() <= low_water {
-            connection.reading_paused = false;
-            // The peer had no chance to show that it is alive.
-            connection.last_received_ms = now_ms;
-            core.driver.resume_reading(id);
-            core.arm_timer(id);
+            core.resume_reading(id);
         }
     }
 
@@ -557,13 +557,30 @@ impl Crank {
                     && let Some(outgoing) = &connection.outgoing
                     && after(outgoing.progress_ms, config.write_timeout_ms) <= now_ms
                 {
-                    self.end(id, CloseCause::WriteTimeout);
+                    self.try_again(id);
                 } else {
                     connection.pinged = true;
                     core.ping(id, b"");
                 }
             }
         }
+    }
+
+    /// The socket did not become writable for `write_timeout`. The kernel says so only once a third
+    /// of its buffer is free, for which a slow peer may need longer: it is cut if it took nothing.
+    fn try_again(&mut self, id: ConnectionId) {
+        let before = self.core.buffered_amount(id);
+        if let Some(connection) = self.core.table.get_mut(id) {
+            connection.blocked = false;
+        }
+        self.core.flush(id);
+        if self.core.buffered_amount(id) == before {
+            return self.end(id, CloseCause::WriteTimeout);
+        }
+        if let Some(connection) = self.core.table.get_mut(id) {
+            connection.blocked = true;
+        }
+        self.writable(id);
     }
 
     // --- other threads -------------------------------------------------------------------------

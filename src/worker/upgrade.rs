@@ -77,11 +77,24 @@ impl Crank {
     /// Finds out what the request asks for and whether it may have it.
     fn judge(&self, head: &[u8]) -> Result<Answer, Refusal> {
         let request = Request::parse(head, &self.core.config.limits)?;
+        match self.serve(&request) {
+            // RFC 9110 9.3.2: the answer to HEAD has no content, whatever its status.
+            Err(refusal) if request.method() == "HEAD" => {
+                let mut response = Vec::with_capacity(256);
+                refusal.write_response_to_head(&mut response);
+                Ok(Answer::Http { status: refusal.status(), response })
+            }
+            answer => answer,
+        }
+    }
+
+    /// The same for a head that is well-formed.
+    fn serve(&self, request: &Request<'_>) -> Result<Answer, Refusal> {
         let Some(entry) = self.paths.find(request.path()) else { return Err(Refusal::NotFound) };
         let wants_page = entry.page.is_some() && matches!(request.method(), "GET" | "HEAD");
         match entry.websocket {
             Some(route) if request.asks_for_websocket() || !wants_page => {
-                let handshake = ServerHandshake::check(&request)?;
+                let handshake = ServerHandshake::check(request)?;
                 let mut response = Vec::with_capacity(192);
                 match handshake.write_response(None, &[], &mut response) {
                     Ok(()) => Ok(Answer::Upgrade { route, response }),
@@ -89,7 +102,7 @@ impl Crank {
                     Err(_) => Ok(internal_error(false)),
                 }
             }
-            _ if wants_page => Ok(page(entry, &request)),
+            _ if wants_page => Ok(page(entry, request)),
             _ => Err(Refusal::MethodNotAllowed),
         }
     }

@@ -150,6 +150,8 @@ pub struct Peer {
     pub stream: TcpStream,
     /// Received and not looked at.
     pending: Vec<u8>,
+    /// What `send_until_stuck` could not send: the rest of its last piece.
+    pub unsent: Vec<u8>,
 }
 
 impl Peer {
@@ -158,7 +160,7 @@ impl Peer {
         stream.set_nodelay(true).expect("a TCP socket");
         stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         stream.set_write_timeout(Some(PATIENCE)).expect("a timeout");
-        Peer { stream, pending: Vec::new() }
+        Peer { stream, pending: Vec::new(), unsent: Vec::new() }
     }
 
     /// A correct opening handshake.
@@ -248,6 +250,70 @@ impl Peer {
         assert_eq!(self.read_to_end().expect("FIN, not a reset"), b"");
     }
 
+    /// The rest of the connection is one HTTP answer that says `Connection: close` and its own
+    /// length; then FIN.
+    pub fn read_answer(&mut self) -> Answer {
+        let answer = self.read_answer_to_head();
+        let len =
+            answer.header("Content-Length").map(|len| len.parse::<usize>().expect("a number"));
+        assert_eq!(len, Some(answer.body.len()), "{answer:?}");
+        answer
+    }
+
+    /// The same where the body may be left out, as in an answer to HEAD.
+    pub fn read_answer_to_head(&mut self) -> Answer {
+        let bytes = self.read_to_end().expect("FIN, not a reset");
+        let answer = Answer::parse(bytes);
+        let connection = answer.header("Connection").unwrap_or_default();
+        assert!(connection.split(", ").any(|option| option == "close"), "{answer:?}");
+        answer
+    }
+
+    /// True once the server has sent something or has ended the connection; never waits.
+    pub fn has_news(&self) -> bool {
+        self.stream.set_nonblocking(true).expect("a socket");
+        let news = self.stream.peek(&mut [0]);
+        self.stream.set_nonblocking(false).expect("a socket");
+        !news.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    /// Sends as much as is taken at once; gives how much that was.
+    pub fn send_without_waiting(&mut self, bytes: &[u8]) -> usize {
+        self.stream.set_nonblocking(true).expect("a socket");
+        let sent = match self.stream.write(bytes) {
+            Ok(sent) => sent,
+            Err(error) => {
+                assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+                0
+            }
+        };
+        self.stream.set_nonblocking(false).expect("a socket");
+        sent
+    }
+
+    /// Sends over and over until the server has not taken a byte for a while; gives all that was
+    /// sent. `next` makes the bytes of each round.
+    pub fn send_until_stuck(&mut self, limit: usize, mut next: impl FnMut() -> Vec<u8>) -> usize {
+        let (mut total, mut piece) = (0, Vec::new());
+        let mut moved = Instant::now();
+        while moved.elapsed() < Duration::from_millis(300) {
+            if piece.is_empty() {
+                assert!(total < limit, "{total} bytes were taken without an end in sight");
+                piece = next();
+            }
+            let sent = self.send_without_waiting(&piece);
+            piece.drain(..sent);
+            total += sent;
+            if sent == 0 {
+                thread::sleep(Duration::from_millis(2));
+            } else {
+                moved = Instant::now();
+            }
+        }
+        self.unsent = piece;
+        total
+    }
+
     pub fn finish(&self) {
         let _ = self.stream.shutdown(Shutdown::Write);
     }
@@ -256,6 +322,51 @@ impl Peer {
     pub fn reset(self) {
         socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).expect("linger");
     }
+}
+
+/// An HTTP answer as it was received.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    /// Status line and header lines, without the empty line.
+    pub head: String,
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    fn parse(bytes: Vec<u8>) -> Answer {
+        let end = bytes.windows(4).position(|four| four == b"\r\n\r\n");
+        let end =
+            end.unwrap_or_else(|| panic!("a head, not {:?}", String::from_utf8_lossy(&bytes)));
+        let head = String::from_utf8(bytes[..end].to_vec()).expect("ASCII");
+        let status = head.strip_prefix("HTTP/1.1 ").and_then(|rest| rest[..3].parse().ok());
+        let status = status.unwrap_or_else(|| panic!("a status line, not {head}"));
+        Answer { status, head, body: bytes[end + 4..].to_vec() }
+    }
+
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let mut lines = self.head.split("\r\n").skip(1).filter_map(|line| line.split_once(": "));
+        lines.find(|(this, _)| this.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+    }
+}
+
+/// Memory of this process, in bytes: the server, its peers and the tests together.
+#[derive(Debug, Clone, Copy)]
+pub struct Memory {
+    /// Backed by pages.
+    pub resident: usize,
+    /// Asked of the kernel, touched or not.
+    pub reserved: usize,
+}
+
+/// What /proc says about this process now.
+pub fn memory() -> Memory {
+    let status = std::fs::read_to_string("/proc/self/status").expect("Linux");
+    let bytes = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("a line of it");
+        line.trim().trim_end_matches(" kB").parse::<usize>().expect("a number") * 1024
+    };
+    Memory { resident: bytes("VmRSS:"), reserved: bytes("VmSize:") }
 }
 
 /// A correct request for `path`, with the key of RFC 6455 1.3.
