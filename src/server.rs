@@ -452,6 +452,9 @@ struct StopOthers {
 
 impl Drop for StopOthers {
     fn drop(&mut self) {
-        self.shared.shut_down(0);
+        // Workers without connections end first when the server stops; the others keep their grace.
+        if !self.shared.is_stopping() {
+            self.shared.shut_down(0);
+        }
     }
 }
