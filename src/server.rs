@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::config::{Config, millis};
-use crate::driver::listener::{self, ListenOptions, UnixPathGuard};
+use crate::driver::listener::{self, InvalidListenAddr, ListenOptions, PortSharing, UnixPathGuard};
 use crate::driver::{self, DriverChoice, DriverOptions, ListenAddr};
 use crate::error::Error;
 use crate::handle::Handle;
@@ -227,14 +227,12 @@ impl ServerBuilder {
         for address in &self.addresses {
             let parsed: ListenAddr = address
                 .parse()
-                .map_err(|error| Error::config("listen", format!("{address:?}: {error}")))?;
+                .map_err(|error: InvalidListenAddr| Error::config("listen", error.to_string()))?;
             let source = |source| Error::Listen { address: address.clone(), source };
-            let options = ListenOptions {
-                backlog: self.config.backlog,
-                reuse_port: workers > 1,
-                nodelay: true,
-            };
+            let sharing = if workers > 1 { PortSharing::Opened } else { PortSharing::No };
+            let options = ListenOptions { backlog: self.config.backlog, sharing, nodelay: true };
             let first = listener::bind(&parsed, &options).map_err(source)?;
+            let options = ListenOptions { sharing: PortSharing::Joined, ..options };
             let bound = listener::local_addr(&first).map_err(source)?;
             unix_paths.extend(UnixPathGuard::new(&bound).map_err(source)?);
             for others in listeners.iter_mut().skip(1) {
@@ -452,6 +450,9 @@ struct StopOthers {
 
 impl Drop for StopOthers {
     fn drop(&mut self) {
-        self.shared.shut_down(0);
+        // Workers without connections end first when the server stops; the others keep their grace.
+        if !self.shared.is_stopping() {
+            self.shared.shut_down(0);
+        }
     }
 }

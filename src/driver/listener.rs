@@ -133,17 +133,29 @@ pub(crate) struct ListenOptions {
     /// Connections that the kernel completes before anybody accepts them. The kernel lowers it to
     /// `net.core.somaxconn`. Default 1024.
     pub(crate) backlog: u32,
-    /// `SO_REUSEPORT`: every worker binds its own listener and the kernel spreads the peers.
-    /// Default off. Without effect on Unix sockets, which workers share with `try_clone`.
-    pub(crate) reuse_port: bool,
+    /// Whether several listeners share the port. Default no. Without effect on Unix sockets, which
+    /// workers share with `try_clone`.
+    pub(crate) sharing: PortSharing,
     /// `TCP_NODELAY`, which accepted sockets inherit. Default on.
     pub(crate) nodelay: bool,
 }
 
 impl Default for ListenOptions {
     fn default() -> Self {
-        Self { backlog: 1024, reuse_port: false, nodelay: true }
+        Self { backlog: 1024, sharing: PortSharing::No, nodelay: true }
     }
+}
+
+/// `SO_REUSEPORT`: every worker binds its own listener and the kernel spreads the peers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PortSharing {
+    /// One listener has the port to itself.
+    No,
+    /// The first of several: fails if anybody listens there already, so that two servers never
+    /// share a port by mistake.
+    Opened,
+    /// One more, beside listeners that opened or joined the port.
+    Joined,
 }
 
 /// Binds and listens; the socket is non-blocking and close-on-exec.
@@ -233,7 +245,7 @@ fn bind_tcp(addr: SocketAddr, options: &ListenOptions) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(addr), kind, Some(Protocol::TCP))?;
     // Binds although connections of a former run are in TIME_WAIT; never beside a live listener.
     socket.set_reuse_address(true)?;
-    if options.reuse_port {
+    if options.sharing == PortSharing::Joined {
         socket.set_reuse_port(true)?;
     }
     if let IpAddr::V6(ip) = addr.ip()
@@ -246,6 +258,10 @@ fn bind_tcp(addr: SocketAddr, options: &ListenOptions) -> io::Result<Socket> {
         socket.set_tcp_nodelay(true)?;
     }
     socket.bind(&SockAddr::from(addr))?;
+    if options.sharing == PortSharing::Opened {
+        // Not before bind(2), which would not complain about other listeners with this option.
+        socket.set_reuse_port(true)?;
+    }
     listen(socket, options)
 }
 
@@ -390,16 +406,39 @@ mod tests {
 
     #[test]
     fn the_options_reach_the_socket() {
-        let options = ListenOptions { reuse_port: true, nodelay: true, backlog: u32::MAX };
+        let options = ListenOptions { backlog: u32::MAX, ..ListenOptions::default() };
         let first = bind(&parse("127.0.0.1:0"), &options).unwrap();
         assert!(first.is_listener().unwrap());
         assert!(first.tcp_nodelay().unwrap());
         assert!(first.nonblocking().unwrap());
+    }
+
+    #[test]
+    fn a_port_is_shared_by_listeners_that_join_and_by_nobody_else() {
+        let options = |sharing| ListenOptions { sharing, ..ListenOptions::default() };
+        let any = parse("127.0.0.1:0");
+        let first = bind(&any, &options(PortSharing::Opened)).unwrap();
         let addr = local_addr(&first).unwrap();
-        assert!(bind(&addr, &options).is_ok());
-        let alone = ListenOptions { reuse_port: false, ..options };
-        let error = bind(&addr, &alone).unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+        let second = bind(&addr, &options(PortSharing::Joined)).unwrap();
+        for sharing in [PortSharing::No, PortSharing::Opened] {
+            let error = bind(&addr, &options(sharing)).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::AddrInUse, "{sharing:?}");
+        }
+        // The kernel gives both their share.
+        let peers: Vec<_> = (0..100)
+            .map(|_| std::net::TcpStream::connect(addr.socket_addr().unwrap()).unwrap())
+            .collect();
+        let accepted = |listener: &Socket| std::iter::from_fn(|| listener.accept().ok()).count();
+        let counts = [accepted(&first), accepted(&second)];
+        assert_eq!(counts[0] + counts[1], peers.len());
+        assert!(counts.iter().all(|count| *count > 0), "{counts:?}");
+
+        let alone = bind(&any, &options(PortSharing::No)).unwrap();
+        let addr = local_addr(&alone).unwrap();
+        for sharing in [PortSharing::No, PortSharing::Opened, PortSharing::Joined] {
+            let error = bind(&addr, &options(sharing)).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::AddrInUse, "{sharing:?}");
+        }
     }
 
     #[test]

@@ -119,6 +119,11 @@ impl Shared {
         }
     }
 
+    /// True once somebody asked for a shutdown.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.shutdown_grace_ms.load(Ordering::Acquire) != NOT_STOPPING
+    }
+
     /// Asks all workers to stop within `grace_ms`; the shortest of several requests wins.
     pub(crate) fn shut_down(&self, grace_ms: u64) {
         self.shutdown_grace_ms.fetch_min(grace_ms.min(NOT_STOPPING - 1), Ordering::AcqRel);

@@ -3,8 +3,10 @@
 //! The peer speaks raw bytes over std sockets, so that nothing of the library can hide a mistake
 //! of the library.
 
-// Each test program uses its own part of this.
+// Each test program uses its own part of this, and none is a library.
 #![allow(dead_code, unreachable_pub)]
+
+pub mod child;
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
