@@ -78,14 +78,14 @@ fn ten_thousand_ends_leave_nothing_behind(driver: Driver) {
     }
     let stats = server.stats();
     assert_eq!((stats.opened, stats.closed), (4 * BATCH as u64, 4 * BATCH as u64));
-    // The last descriptors are closed before the slot is counted free.
+    // A test that waits for its turn may have probed for io_uring in between.
     let mut after = descriptors();
-    for _ in 0..100 {
+    for _ in 0..500 {
         if after <= before {
             break;
         }
         std::thread::sleep(Duration::from_millis(10));
         after = descriptors();
     }
-    assert_eq!(after, before, "descriptors");
+    assert!(after <= before, "{after} descriptors instead of {before}");
 }

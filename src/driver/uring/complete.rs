@@ -80,6 +80,7 @@ impl Uring {
         match (result, piece) {
             (1.., Some(piece)) => {
                 self.lent = piece.spent;
+                slot.fed = true;
                 self.receive_on(index);
                 return Outcome::Received { id, offset: piece.offset, len: len as usize };
             }
@@ -248,16 +249,20 @@ impl Uring {
         self.released.push_back(ConnectionId::new(slot.worker, index, slot.generation));
     }
 
-    /// Starts receiving again for connections that found no buffer, the longest waiting first.
+    /// Starts receiving again for connections that found no buffer: first those that got nothing,
+    /// the longest waiting first, then those that had emptied the ring. The kernel serves them
+    /// in this order.
     ///
     /// Called between turns: every buffer that a completion named has been returned by then, so
     /// there are buffers, unless completions that nobody has seen yet hold them all. Then the
     /// next turn sees those, and tries again.
     pub(super) fn feed_starved(&mut self) {
         // More than can be served would only fail again, and cost time.
-        let most = (usize::from(self.buffers.count()) * 4).max(64).min(self.starved.len());
-        for _ in 0..most {
-            let Some((index, generation)) = self.starved.pop_front() else { return };
+        let most = (usize::from(self.buffers.count()) * 4).max(64);
+        let waiting = self.starved.len() + self.sated.len();
+        for _ in 0..most.min(waiting) {
+            let next = self.starved.pop_front().or_else(|| self.sated.pop_front());
+            let Some((index, generation)) = next else { return };
             let slot = &self.slots[index as usize];
             // The connection may have been paused or closed since, and its slot reused.
             if slot.generation == generation
@@ -273,7 +278,8 @@ impl Uring {
         let slot = &mut self.slots[index as usize];
         if slot.reading && slot.receive == ReceiveState::Idle {
             slot.receive = ReceiveState::Starved;
-            self.starved.push_back((index, slot.generation));
+            let queue = if slot.fed { &mut self.sated } else { &mut self.starved };
+            queue.push_back((index, slot.generation));
         }
     }
 

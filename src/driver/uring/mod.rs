@@ -136,8 +136,11 @@ pub(crate) struct Uring {
     lent: Option<u16>,
     /// `Released` events to be handed out.
     released: VecDeque<ConnectionId>,
-    /// Slots and generations that found no buffer, in this order.
+    /// Slots and generations that found no buffer and got nothing before, in this order.
     starved: VecDeque<(u32, u32)>,
+    /// The same for those that emptied the ring themselves: they are served after `starved`, or
+    /// a firehose would have every buffer each time before anybody else.
+    sated: VecDeque<(u32, u32)>,
     /// Entries that did not fit into the submission queue although it was submitted.
     overflow: VecDeque<squeue::Entry>,
     /// Operations that have not come back, cancellations not counted.
@@ -165,6 +168,8 @@ struct Slot {
     polling: bool,
     /// Whether the worker waits for `Writable`.
     writable_due: bool,
+    /// Whether the present receive operation has brought bytes.
+    fed: bool,
 }
 
 const _: () = assert!(size_of::<Slot>() <= 16);
@@ -231,6 +236,7 @@ impl Uring {
             lent: None,
             released: VecDeque::new(),
             starved: VecDeque::new(),
+            sated: VecDeque::new(),
             overflow: VecDeque::new(),
             in_flight: 0,
             sockets: 0,
@@ -441,7 +447,8 @@ impl Driver for Uring {
 
     fn wait(&mut self, timeout_ms: Option<u64>) -> io::Result<()> {
         self.feed_starved();
-        let nothing_to_wait_for = !self.released.is_empty() || !self.starved.is_empty();
+        let nothing_to_wait_for =
+            !self.released.is_empty() || !self.starved.is_empty() || !self.sated.is_empty();
         let timeout_ms = if nothing_to_wait_for { Some(0) } else { timeout_ms };
         let submissions = self.ring.submission();
         // Deferred work and overflown completions need a system call to become completions.
@@ -528,6 +535,7 @@ impl Slot {
             reading: false,
             polling: false,
             writable_due: false,
+            fed: false,
         }
     }
 }

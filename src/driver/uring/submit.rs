@@ -54,6 +54,7 @@ impl Uring {
         let user_data = UserData::new(Operation::Receive, index, slot.generation);
         let entry = probe::receive(Fd(socket.as_raw_fd()), &self.buffers, self.mode);
         slot.receive = ReceiveState::Armed;
+        slot.fed = false;
         self.in_flight += 1;
         self.push(entry.user_data(user_data.raw()));
     }
