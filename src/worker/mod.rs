@@ -212,6 +212,8 @@ impl Crank {
             debug_assert!(false, "released twice: {id:?}");
             return;
         }
+        // Whoever sees that it has gone also sees its end counted.
+        core.shared.counters.add(&mut core.tally);
         core.shared.connections.fetch_sub(1, Ordering::AcqRel);
         if self.accept_retry_ms != NEVER {
             self.resume_accepting();
