@@ -689,16 +689,17 @@ fn a_panic_in_any_call_costs_one_connection(driver: Driver) {
     assert!(peer.read_head().starts_with("HTTP/1.1 101 "));
     assert_eq!(text(&mut peer), "before the panic");
     peer.expect_close(1011);
-    let mut peer = server.open();
-    peer.send_text("panic closing");
-    peer.expect_close(1000);
+    drop(peer);
+    for (how, code) in [("panic closing", 1000), ("panic with value", 1011)] {
+        let mut peer = server.open();
+        peer.send_text(how);
+        peer.expect_close(code);
+    }
     let mut peer = server.open();
     peer.send_text("panic terminated");
     // Cut, with or without a word.
     let _ = peer.read_to_end();
-    let mut peer = server.open();
-    peer.send_text("panic with value");
-    peer.expect_close(1011);
+    drop(peer);
     unharmed(&server, &mut witness, 7);
 }
 
