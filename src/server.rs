@@ -417,16 +417,13 @@ struct Start {
 impl Start {
     fn run(self, ready: &mpsc::Sender<()>) -> Result<(), Error> {
         // However this thread ends, by an error or a panic, the others must not go on alone.
-        let mut guard = StopOthers { shared: Some(Arc::clone(&self.shared)) };
+        let guard = StopOthers { shared: Arc::clone(&self.shared) };
         let number = self.number;
         let mut worker = self.start()?;
         let _ = ready.send(());
         let result = worker.run().map_err(|source| Error::Worker { worker: number, source });
         drop(worker);
-        if result.is_ok() {
-            // The others were told to stop, too; each takes the time that it was given.
-            guard.shared = None;
-        }
+        drop(guard);
         result
     }
 
@@ -447,13 +444,11 @@ impl Start {
 }
 
 struct StopOthers {
-    shared: Option<Arc<Shared>>,
+    shared: Arc<Shared>,
 }
 
 impl Drop for StopOthers {
     fn drop(&mut self) {
-        if let Some(shared) = &self.shared {
-            shared.shut_down(0);
-        }
+        self.shared.shut_down(0);
     }
 }
