@@ -129,7 +129,7 @@ fn a_limit_below_one_message_lets_one_through_at_a_time(driver: Driver) {
 }
 
 fn a_peer_that_reads_in_bursts_never_stalls(driver: Driver) {
-    for max_backpressure in [1024, 32 * KIB] {
+    for max_backpressure in [4 * KIB, 32 * KIB] {
         let server = TestServer::start(driver, |server| {
             server.max_backpressure(max_backpressure).websocket("/", |_| Echo)
         });
@@ -137,10 +137,11 @@ fn a_peer_that_reads_in_bursts_never_stalls(driver: Driver) {
         socket2::SockRef::from(&peer.stream).set_recv_buffer_size(32 * KIB).expect("a socket");
         let mut writer = peer.stream.try_clone().expect("a descriptor");
         // Several times what the sockets hold, so that the server stops and goes on again often.
-        let (count, len) = (9_000, |number: usize| number * 31 % 3000);
+        let longest = (max_backpressure / 3).min(3000);
+        let (count, len) = (26_000_000 / longest, move |number: usize| number * 31 % longest);
         let writing = thread::spawn(move || {
             for start in (0..count).step_by(100) {
-                let piece: Vec<u8> = (start..start + 100)
+                let piece: Vec<u8> = (start..count.min(start + 100))
                     .flat_map(|number| frame(0x82, &payload(number, len(number))))
                     .collect();
                 writer.write_all(&piece).expect("the server reads");
@@ -212,6 +213,7 @@ fn a_close_behind_input_that_waits_is_answered_after_its_messages(driver: Driver
     let count = overfill(&mut peer);
     catch_up(&mut peer, count, &frame(0x88, &4000_u16.to_be_bytes()));
     peer.expect_close(4000);
+    drop(peer);
     server.wait_for("the end", |stats| stats.connections == 0);
 }
 

@@ -379,6 +379,7 @@ impl Core {
         }
         debug_assert!(!matches!(connection.phase, Phase::Live(_)), "on_close comes first");
         connection.phase = Phase::Gone;
+        connection.deadline_ms = NEVER;
         if let Some(outgoing) = connection.outgoing.take() {
             self.outgoing.give(outgoing);
         }

@@ -174,7 +174,7 @@ macro_rules! counters {
         impl Shared {
             pub(crate) fn stats(&self) -> Stats {
                 Stats {
-                    connections: self.connections.load(Ordering::Relaxed) as u64,
+                    connections: self.connections.load(Ordering::Acquire) as u64,
                     $($name: self.counters.$name.load(Ordering::Relaxed),)*
                 }
             }

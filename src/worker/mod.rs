@@ -66,6 +66,9 @@ pub(crate) struct Crank {
     commands: VecDeque<Command>,
     /// When to accept again, if accepting is paused.
     accept_retry_ms: u64,
+    /// Accepted over `max_connections`: another worker was faster, or the accepts were under way
+    /// already. They wait for a slot like the peers in the kernel's backlog.
+    waiting: VecDeque<AcceptedSocket>,
     /// Someone used the waker.
     woken: bool,
     /// The server stops; whoever is still there at this moment is cut.
@@ -89,6 +92,7 @@ impl Worker {
             paths,
             commands: VecDeque::new(),
             accept_retry_ms: NEVER,
+            waiting: VecDeque::new(),
             woken: false,
             stop_deadline_ms: None,
         };
@@ -178,29 +182,36 @@ impl Crank {
     // --- accepting -----------------------------------------------------------------------------
 
     fn accepted(&mut self, socket: AcceptedSocket) {
-        let core = &mut self.core;
-        if self.stop_deadline_ms.is_some() {
-            return;
+        if self.stop_deadline_ms.is_none() {
+            self.waiting.push_back(socket);
+            self.admit();
         }
-        let max = core.config.max_connections;
-        let count = core.shared.connections.fetch_add(1, Ordering::AcqRel) + 1;
-        if count > max {
-            // Another worker was faster, or accepts were already under way.
-            core.shared.connections.fetch_sub(1, Ordering::AcqRel);
-            return self.pause_at_limit();
-        }
-        core.tally.accepted += 1;
-        let deadline_ms = after(core.now_ms, core.config.handshake_timeout_ms);
-        let id = core.table.insert(Connection::new(core.now_ms, deadline_ms));
-        if let Err(error) = core.driver.adopt(id, socket) {
-            log::warn!("a connection could not be adopted: {error}");
-            core.table.remove(id);
-            core.shared.connections.fetch_sub(1, Ordering::AcqRel);
-            return;
-        }
-        core.arm_timer(id);
-        if count == max {
-            self.pause_at_limit();
+    }
+
+    /// Gives slots to those who were accepted, as far as `max_connections` allows.
+    fn admit(&mut self) {
+        while let Some(socket) = self.waiting.pop_front() {
+            let core = &mut self.core;
+            let max = core.config.max_connections;
+            let count = core.shared.connections.fetch_add(1, Ordering::AcqRel) + 1;
+            if count > max {
+                core.shared.connections.fetch_sub(1, Ordering::AcqRel);
+                self.waiting.push_front(socket);
+                return self.pause_at_limit();
+            }
+            core.tally.accepted += 1;
+            let deadline_ms = after(core.now_ms, core.config.handshake_timeout_ms);
+            let id = core.table.insert(Connection::new(core.now_ms, deadline_ms));
+            if let Err(error) = core.driver.adopt(id, socket) {
+                log::warn!("a connection could not be adopted: {error}");
+                core.table.remove(id);
+                core.shared.connections.fetch_sub(1, Ordering::AcqRel);
+                continue;
+            }
+            core.arm_timer(id);
+            if count == max {
+                self.pause_at_limit();
+            }
         }
     }
 
@@ -216,6 +227,8 @@ impl Crank {
             debug_assert!(false, "released twice: {id:?}");
             return;
         }
+        // Whoever sees that it has gone also sees its end counted.
+        core.shared.counters.add(&mut core.tally);
         core.shared.connections.fetch_sub(1, Ordering::AcqRel);
         if self.accept_retry_ms != NEVER {
             self.resume_accepting();
@@ -228,7 +241,10 @@ impl Crank {
             self.accept_retry_ms = NEVER;
         } else if core.shared.connections.load(Ordering::Acquire) < core.config.max_connections {
             self.accept_retry_ms = NEVER;
-            core.driver.resume_accepting();
+            self.admit();
+            if self.accept_retry_ms == NEVER {
+                self.core.driver.resume_accepting();
+            }
         } else {
             self.accept_retry_ms = core.now_ms + ACCEPT_RETRY_MS;
         }
@@ -629,6 +645,7 @@ impl Crank {
         }
         self.stop_deadline_ms = Some(deadline_ms);
         self.accept_retry_ms = NEVER;
+        self.waiting.clear();
         self.core.driver.stop_listening();
         for id in self.core.table.ids() {
             let Some(connection) = self.core.table.get_mut(id) else { continue };
