@@ -62,6 +62,8 @@ pub(crate) struct Crank {
     routes: Vec<Box<dyn Route>>,
     paths: Arc<Paths>,
     commands: VecDeque<Command>,
+    /// Accepted before accepting could be paused; each gets the next free place.
+    waiting: VecDeque<AcceptedSocket>,
     /// When to accept again, if accepting is paused.
     accept_retry_ms: u64,
     /// Someone used the waker.
@@ -86,6 +88,7 @@ impl Worker {
             routes,
             paths,
             commands: VecDeque::new(),
+            waiting: VecDeque::new(),
             accept_retry_ms: NEVER,
             woken: false,
             stop_deadline_ms: None,
@@ -174,17 +177,40 @@ impl Crank {
     // --- accepting -----------------------------------------------------------------------------
 
     fn accepted(&mut self, socket: AcceptedSocket) {
+        if self.stop_deadline_ms.is_none() {
+            self.waiting.push_back(socket);
+            self.admit();
+        }
+    }
+
+    /// Gives accepted sockets their slots, as long as the server is not full.
+    fn admit(&mut self) {
+        while let Some(socket) = self.waiting.pop_front() {
+            let max = self.core.config.max_connections;
+            let count = self.core.shared.connections.fetch_update(
+                Ordering::AcqRel,
+                Ordering::Acquire,
+                |count| (count < max).then_some(count + 1),
+            );
+            match count {
+                Ok(count) => {
+                    self.start(socket);
+                    if count + 1 == max {
+                        self.pause_at_limit();
+                    }
+                }
+                Err(_) => {
+                    // Another worker was faster, or accepts were already under way.
+                    self.waiting.push_front(socket);
+                    return self.pause_at_limit();
+                }
+            }
+        }
+    }
+
+    /// The first step of a connection that was counted.
+    fn start(&mut self, socket: AcceptedSocket) {
         let core = &mut self.core;
-        if self.stop_deadline_ms.is_some() {
-            return;
-        }
-        let max = core.config.max_connections;
-        let count = core.shared.connections.fetch_add(1, Ordering::AcqRel) + 1;
-        if count > max {
-            // Another worker was faster, or accepts were already under way.
-            core.shared.connections.fetch_sub(1, Ordering::AcqRel);
-            return self.pause_at_limit();
-        }
         core.tally.accepted += 1;
         let deadline_ms = after(core.now_ms, core.config.handshake_timeout_ms);
         let id = core.table.insert(Connection::new(core.now_ms, deadline_ms));
@@ -195,9 +221,6 @@ impl Crank {
             return;
         }
         core.arm_timer(id);
-        if count == max {
-            self.pause_at_limit();
-        }
     }
 
     fn pause_at_limit(&mut self) {
@@ -219,6 +242,7 @@ impl Crank {
     }
 
     fn resume_accepting(&mut self) {
+        self.admit();
         let core = &mut self.core;
         if self.stop_deadline_ms.is_some() {
             self.accept_retry_ms = NEVER;
@@ -604,6 +628,7 @@ impl Crank {
         self.stop_deadline_ms = Some(deadline_ms);
         self.accept_retry_ms = NEVER;
         self.core.driver.stop_listening();
+        self.waiting.clear();
         for id in self.core.table.ids() {
             let Some(connection) = self.core.table.get_mut(id) else { continue };
             match &connection.phase {
