@@ -120,9 +120,27 @@ impl Program {
         Path::new("/proc").join(self.child.id().to_string()).join(name)
     }
 
+    /// Open descriptors below this number. Whoever started the tests may have handed down higher
+    /// ones, which no limit takes away.
+    pub fn descriptors_below(&self, limit: usize) -> usize {
+        let names = fs::read_dir(self.proc("fd")).expect("procfs").flatten();
+        let numbers = names.filter_map(|entry| entry.file_name().to_str()?.parse::<usize>().ok());
+        numbers.filter(|number| *number < limit).count()
+    }
+
     /// Open descriptors.
     pub fn descriptors(&self) -> usize {
-        fs::read_dir(self.proc("fd")).expect("procfs").count()
+        self.descriptors_below(usize::MAX)
+    }
+
+    /// Waits until no more than `count` descriptors are open.
+    pub fn wait_for_descriptors(&self, count: usize) {
+        let start = Instant::now();
+        while self.descriptors() > count {
+            let now = self.descriptors();
+            assert!(start.elapsed() < PATIENCE, "{now} descriptors, not {count}");
+            thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// Resident memory in bytes.
