@@ -5,10 +5,11 @@ mod common;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::process::Output;
 use std::thread;
 use std::time::Duration;
 
-use common::child::{END, Program, command, run};
+use common::child::{self, END, Program, command};
 use common::{PATIENCE, Peer, frame, request};
 use wirelane::Driver;
 
@@ -33,6 +34,13 @@ on_every_driver!(
 /// A path that no other test uses.
 fn socket_path(name: &str) -> PathBuf {
     std::env::temp_dir().join(format!("wirelane-examples-{}-{name}.sock", std::process::id()))
+}
+
+/// Runs an example with arguments that do not make it serve.
+fn run(name: &str, args: &[&str]) -> Output {
+    let mut command = command(name);
+    command.args(args);
+    child::run(command)
 }
 
 fn they_say_where_they_listen_and_end_when_told(driver: Driver) {

@@ -197,14 +197,14 @@ pub fn command(name: &str) -> Command {
     command
 }
 
-/// Runs an example that shall end by itself.
-pub fn run(name: &str, args: &[&str]) -> Output {
-    let mut child = command(name).args(args).spawn().expect("the program can be executed");
+/// Runs a program that shall end by itself.
+pub fn run(mut command: Command) -> Output {
+    let mut child = command.spawn().expect("the program can be executed");
     let start = Instant::now();
     while child.try_wait().expect("a child").is_none() {
         if start.elapsed() > PATIENCE {
             let _ = child.kill();
-            panic!("{name} {args:?} does not end");
+            panic!("{command:?} does not end");
         }
         thread::sleep(Duration::from_millis(5));
     }
