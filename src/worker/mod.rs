@@ -548,6 +548,8 @@ impl Crank {
         }
         if self.stop_deadline_ms.is_some_and(|deadline| deadline <= now_ms) {
             for id in self.core.table.ids() {
+                // Without any grace the Close was queued in this very turn.
+                self.core.flush(id);
                 self.end(id, CloseCause::Shutdown);
             }
         }
