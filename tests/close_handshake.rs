@@ -18,6 +18,7 @@ on_every_driver!(
     on_close_comes_exactly_once,
     terminate_cuts_at_once,
     a_handler_that_panics_costs_one_connection,
+    a_shutdown_without_grace_still_says_so,
 );
 
 /// Reports every `on_close`; obeys commands.
@@ -199,4 +200,12 @@ fn a_handler_that_panics_costs_one_connection(driver: Driver) {
     witness.send_text("alive");
     assert_eq!(witness.read_frame().payload, b"alive");
     assert_eq!(server.stats().handler_panics, 1);
+}
+
+fn a_shutdown_without_grace_still_says_so(driver: Driver) {
+    let server = TestServer::start(driver, |server| server.websocket("/", |_| Echo));
+    let mut peer = server.open();
+    server.stop(Duration::ZERO).expect("a clean end");
+    // RFC 6455 7.4.1: 1001 is for a server going down.
+    peer.expect_close(1001);
 }

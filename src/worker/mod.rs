@@ -188,31 +188,44 @@ impl Crank {
         }
     }
 
-    /// Gives slots to those who were accepted, as far as `max_connections` allows.
+    /// Gives accepted sockets their slots, as long as the server is not full.
     fn admit(&mut self) {
         while let Some(socket) = self.waiting.pop_front() {
-            let core = &mut self.core;
-            let max = core.config.max_connections;
-            let count = core.shared.connections.fetch_add(1, Ordering::AcqRel) + 1;
-            if count > max {
-                core.shared.connections.fetch_sub(1, Ordering::AcqRel);
-                self.waiting.push_front(socket);
-                return self.pause_at_limit();
-            }
-            core.tally.accepted += 1;
-            let deadline_ms = after(core.now_ms, core.config.handshake_timeout_ms);
-            let id = core.table.insert(Connection::new(core.now_ms, deadline_ms));
-            if let Err(error) = core.driver.adopt(id, socket) {
-                log::warn!("a connection could not be adopted: {error}");
-                core.table.remove(id);
-                core.shared.connections.fetch_sub(1, Ordering::AcqRel);
-                continue;
-            }
-            core.arm_timer(id);
-            if count == max {
-                self.pause_at_limit();
+            let max = self.core.config.max_connections;
+            let count = self.core.shared.connections.fetch_update(
+                Ordering::AcqRel,
+                Ordering::Acquire,
+                |count| (count < max).then_some(count + 1),
+            );
+            match count {
+                Ok(count) => {
+                    self.start(socket);
+                    if count + 1 == max {
+                        self.pause_at_limit();
+                    }
+                }
+                Err(_) => {
+                    // Another worker was faster, or accepts were already under way.
+                    self.waiting.push_front(socket);
+                    return self.pause_at_limit();
+                }
             }
         }
+    }
+
+    /// The first step of a connection that was counted.
+    fn start(&mut self, socket: AcceptedSocket) {
+        let core = &mut self.core;
+        core.tally.accepted += 1;
+        let deadline_ms = after(core.now_ms, core.config.handshake_timeout_ms);
+        let id = core.table.insert(Connection::new(core.now_ms, deadline_ms));
+        if let Err(error) = core.driver.adopt(id, socket) {
+            log::warn!("a connection could not be adopted: {error}");
+            core.table.remove(id);
+            core.shared.connections.fetch_sub(1, Ordering::AcqRel);
+            return;
+        }
+        core.arm_timer(id);
     }
 
     fn pause_at_limit(&mut self) {
@@ -549,6 +562,8 @@ impl Crank {
         }
         if self.stop_deadline_ms.is_some_and(|deadline| deadline <= now_ms) {
             for id in self.core.table.ids() {
+                // Without any grace the Close was queued in this very turn.
+                self.core.flush(id);
                 self.end(id, CloseCause::Shutdown);
             }
         }

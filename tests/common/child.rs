@@ -120,9 +120,27 @@ impl Program {
         Path::new("/proc").join(self.child.id().to_string()).join(name)
     }
 
+    /// Open descriptors below this number. Whoever started the tests may have handed down higher
+    /// ones, which no limit takes away.
+    pub fn descriptors_below(&self, limit: usize) -> usize {
+        let names = fs::read_dir(self.proc("fd")).expect("procfs").flatten();
+        let numbers = names.filter_map(|entry| entry.file_name().to_str()?.parse::<usize>().ok());
+        numbers.filter(|number| *number < limit).count()
+    }
+
     /// Open descriptors.
     pub fn descriptors(&self) -> usize {
-        fs::read_dir(self.proc("fd")).expect("procfs").count()
+        self.descriptors_below(usize::MAX)
+    }
+
+    /// Waits until no more than `count` descriptors are open.
+    pub fn wait_for_descriptors(&self, count: usize) {
+        let start = Instant::now();
+        while self.descriptors() > count {
+            let now = self.descriptors();
+            assert!(start.elapsed() < PATIENCE, "{now} descriptors, not {count}");
+            thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// Resident memory in bytes.
@@ -179,14 +197,14 @@ pub fn command(name: &str) -> Command {
     command
 }
 
-/// Runs an example that shall end by itself.
-pub fn run(name: &str, args: &[&str]) -> Output {
-    let mut child = command(name).args(args).spawn().expect("the program can be executed");
+/// Runs a program that shall end by itself.
+pub fn run(mut command: Command) -> Output {
+    let mut child = command.spawn().expect("the program can be executed");
     let start = Instant::now();
     while child.try_wait().expect("a child").is_none() {
         if start.elapsed() > PATIENCE {
             let _ = child.kill();
-            panic!("{name} {args:?} does not end");
+            panic!("{command:?} does not end");
         }
         thread::sleep(Duration::from_millis(5));
     }
