@@ -26,7 +26,7 @@ const DIRECT_SEND: usize = 16 * 1024;
 pub(crate) const LINGER_MS: u64 = 1000;
 
 /// Spare bytes that a worker keeps for reuse, in each of its two pools.
-const SPARE_BYTES: usize = 8 * 1024 * 1024;
+pub(crate) const SPARE_BYTES: usize = 8 * 1024 * 1024;
 
 /// See the module documentation.
 pub(crate) struct Core {
