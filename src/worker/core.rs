@@ -270,7 +270,11 @@ impl Core {
     #[inline]
     pub(crate) fn flush(&mut self, id: ConnectionId) {
         let Some(connection) = self.table.get_mut(id) else { return };
-        if connection.blocked || matches!(connection.phase, Phase::Gone) {
+        if connection.blocked {
+            // What others sent to it counts, too.
+            return self.pause_if_backlogged(id);
+        }
+        if matches!(connection.phase, Phase::Gone) {
             return;
         }
         let Some(outgoing) = connection.outgoing.as_mut() else { return self.drained(id) };
@@ -292,18 +296,25 @@ impl Core {
     /// The socket is full: wait for `Writable`, watch the time, and stop reading from a peer that
     /// does not read.
     fn block(&mut self, id: ConnectionId) {
-        let high_water = self.config.high_water();
         let now_ms = self.now_ms;
         let Some(connection) = self.table.get_mut(id) else { return };
         connection.blocked = true;
         if let Some(outgoing) = &mut connection.outgoing {
             outgoing.progress_ms = now_ms;
-            if outgoing.unsent_len() > high_water && !connection.reading_paused {
-                connection.reading_paused = true;
-                self.driver.pause_reading(id);
-            }
         }
+        self.pause_if_backlogged(id);
         self.arm_timer(id);
+    }
+
+    /// Stops reading from a peer for which too much waits. The socket must be full: `Writable`
+    /// sees to it that reading goes on.
+    fn pause_if_backlogged(&mut self, id: ConnectionId) {
+        let high_water = self.config.high_water();
+        let Some(connection) = self.table.get_mut(id) else { return };
+        if connection.unsent_len() > high_water && !connection.reading_paused {
+            connection.reading_paused = true;
+            self.driver.pause_reading(id);
+        }
     }
 
     /// Nothing is left to send: the buffer goes back to the pool, and a connection that was only

@@ -247,7 +247,10 @@ impl Crank {
         let Some(connection) = core.table.get_mut(id) else { return };
         match &mut connection.phase {
             Phase::Live(_) => match &mut connection.outgoing {
-                Some(outgoing) if outgoing.holds_input() => outgoing.hold(bytes),
+                // Received before the pause took effect, or behind input that waits already.
+                Some(outgoing) if connection.reading_paused && connection.blocked => {
+                    outgoing.hold(bytes);
+                }
                 _ => self.feed(id, bytes),
             },
             Phase::Upgrade(_) => self.upgrade(id, bytes),
@@ -315,7 +318,7 @@ impl Crank {
             if !self.core.doomed.is_empty() {
                 self.bury();
             }
-            if self.backlogged(id) && !input.is_empty() {
+            if self.backlogged(id) {
                 return self.hold(id, input);
             }
         }
@@ -334,6 +337,8 @@ impl Crank {
         self.core.table.get(id).is_some_and(|connection| connection.unsent_len() > high_water)
     }
 
+    /// Looks at no more of this connection's input until its socket has taken enough. `input` may
+    /// be empty: the next message would come with the next receive.
     fn hold(&mut self, id: ConnectionId, input: &[u8]) {
         let core = &mut self.core;
         let Some(connection) = core.table.get_mut(id) else { return };

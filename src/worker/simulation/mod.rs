@@ -12,4 +12,5 @@ mod assertions;
 mod client;
 mod log;
 mod promises;
+mod scripted;
 mod world;

@@ -155,6 +155,16 @@ impl World {
         }
     }
 
+    /// A client whose opening handshake is complete.
+    pub(super) fn client(&mut self) -> Client {
+        let mut client = Client::new(&self.network);
+        while !client.is_open() {
+            self.turn();
+            client.listen();
+        }
+        client
+    }
+
     /// Turns until everything that is under way has arrived and was answered; connections stay.
     pub(super) fn deliver(&mut self, clients: &mut [Client]) {
         while !self.network.is_quiet() {
