@@ -92,6 +92,18 @@ impl Outgoing {
         std::mem::take(&mut self.held)
     }
 
+    /// The pong that waits, as a frame; empty if none does.
+    #[cfg(test)]
+    pub(crate) fn waiting_pong(&self) -> &[u8] {
+        &self.pong
+    }
+
+    /// Received bytes that wait.
+    #[cfg(test)]
+    pub(crate) fn held_len(&self) -> usize {
+        self.held.len()
+    }
+
     fn capacity(&self) -> usize {
         self.bytes.capacity() + self.pong.capacity() + self.held.capacity()
     }

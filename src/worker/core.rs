@@ -30,7 +30,7 @@ const DIRECT_SEND_AMID: usize = 64 * 1024;
 pub(crate) const LINGER_MS: u64 = 1000;
 
 /// Spare bytes that a worker keeps for reuse, in each of its two pools.
-const SPARE_BYTES: usize = 8 * 1024 * 1024;
+pub(crate) const SPARE_BYTES: usize = 8 * 1024 * 1024;
 
 /// See the module documentation.
 pub(crate) struct Core {
@@ -296,7 +296,11 @@ impl Core {
     #[inline]
     pub(crate) fn flush(&mut self, id: ConnectionId) {
         let Some(connection) = self.table.get_mut(id) else { return };
-        if connection.blocked || matches!(connection.phase, Phase::Gone) {
+        if connection.blocked {
+            // What others sent to it counts, too.
+            return self.pause_if_backlogged(id);
+        }
+        if matches!(connection.phase, Phase::Gone) {
             return;
         }
         let Some(outgoing) = connection.outgoing.as_mut() else { return self.drained(id) };
@@ -318,18 +322,25 @@ impl Core {
     /// The socket is full: wait for `Writable`, watch the time, and stop reading from a peer that
     /// does not read.
     fn block(&mut self, id: ConnectionId) {
-        let high_water = self.config.high_water();
         let now_ms = self.now_ms;
         let Some(connection) = self.table.get_mut(id) else { return };
         connection.blocked = true;
         if let Some(outgoing) = &mut connection.outgoing {
             outgoing.progress_ms = now_ms;
-            if outgoing.unsent_len() > high_water && !connection.reading_paused {
-                connection.reading_paused = true;
-                self.driver.pause_reading(id);
-            }
         }
+        self.pause_if_backlogged(id);
         self.arm_timer(id);
+    }
+
+    /// Stops reading from a peer for which too much waits. The socket must be full: `Writable`
+    /// sees to it that reading goes on.
+    fn pause_if_backlogged(&mut self, id: ConnectionId) {
+        let high_water = self.config.high_water();
+        let Some(connection) = self.table.get_mut(id) else { return };
+        if connection.unsent_len() > high_water && !connection.reading_paused {
+            connection.reading_paused = true;
+            self.driver.pause_reading(id);
+        }
     }
 
     /// Nothing is left to send: the buffer goes back to the pool, and a connection that was only

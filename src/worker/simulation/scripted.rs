@@ -1,0 +1,56 @@
+//! Single behaviours on a perfect network, each shown as briefly as possible.
+
+use super::log::{Callback, echo};
+use super::world::Setup;
+use crate::config::Config;
+use crate::driver::simulated::{Faults, ReadRate};
+use crate::protocol::Message;
+
+/// A server whose sockets take 4 KiB and whose queues end at 16 KiB.
+fn narrow() -> Setup {
+    let mut setup = Setup::new(0);
+    setup.faults = Faults { send_buffer: 4096, ..Faults::none() };
+    setup.config = Config { max_backpressure: 16 * 1024, ..setup.config };
+    setup
+}
+
+#[test]
+fn messages_that_come_one_by_one_do_not_overfill_the_queue() {
+    let mut world = narrow().serve(echo());
+    let mut clients = [world.client()];
+    clients[0].peer.set_read_rate(ReadRate::Stopped);
+    for _ in 0..100 {
+        clients[0].say(Message::Binary(&[7; 1000]));
+        world.deliver(&mut clients);
+    }
+    clients[0].peer.set_read_rate(ReadRate::Unlimited);
+    world.deliver(&mut clients);
+    assert_eq!(world.shared.stats().dropped, 0);
+    assert_eq!(clients[0].received.len(), 100);
+}
+
+#[test]
+fn a_peer_whose_queue_others_fill_is_not_read_until_it_reads() {
+    let mut world = narrow().serve(Box::new(|ws, callback, log| {
+        if let Callback::Message(message) = callback {
+            let sender = ws.id();
+            for id in log.borrow().open().into_iter().filter(|id| *id != sender) {
+                ws.send_to(id, message).expect("room");
+            }
+        }
+    }));
+    let mut clients = [world.client(), world.client()];
+    let slow = clients[0].id.expect("adopted");
+    clients[0].peer.set_read_rate(ReadRate::Stopped);
+    for _ in 0..16 {
+        clients[1].say(Message::Binary(&[7; 1000]));
+        world.deliver(&mut clients);
+    }
+    let calls = world.log.borrow_mut().record(slow).calls.len();
+    clients[0].say(Message::Text("unread"));
+    world.deliver(&mut clients);
+    assert_eq!(world.log.borrow_mut().record(slow).calls.len(), calls, "it was read");
+    clients[0].peer.set_read_rate(ReadRate::Unlimited);
+    world.deliver(&mut clients);
+    assert_eq!(clients[1].received, clients[0].sent);
+}
