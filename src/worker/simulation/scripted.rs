@@ -1,7 +1,8 @@
 //! Single behaviours on a perfect network, each shown as briefly as possible.
 
-use super::log::{Callback, echo};
-use super::world::Setup;
+use super::client::Client;
+use super::log::{Callback, echo, silent};
+use super::world::{PAGE, Setup};
 use crate::config::Config;
 use crate::driver::simulated::{Faults, ReadRate};
 use crate::protocol::Message;
@@ -53,4 +54,19 @@ fn a_peer_whose_queue_others_fill_is_not_read_until_it_reads() {
     clients[0].peer.set_read_rate(ReadRate::Unlimited);
     world.deliver(&mut clients);
     assert_eq!(clients[1].received, clients[0].sent);
+}
+
+#[test]
+fn the_end_of_a_peer_is_seen_while_a_long_answer_drains() {
+    let mut world = narrow().serve(silent());
+    let client = Client::mute(&world.network);
+    client.peer.set_read_rate(ReadRate::Stopped);
+    client.peer.send(b"GET /page HTTP/1.1\r\nHost: test\r\n\r\n");
+    client.peer.finish();
+    world.deliver(&mut []);
+    client.peer.set_read_rate(ReadRate::Unlimited);
+    world.deliver(&mut []);
+    assert!(client.peer.received().len() > PAGE);
+    // The FIN was read at once, so the end of the answer is the end of the connection.
+    assert_eq!((world.now_ms(), world.shared.stats().connections), (0, 0));
 }
