@@ -85,6 +85,9 @@ impl Core {
         let len = message.len();
         let Some(connection) = self.table.get_mut(id) else { return Err(SendError::Gone) };
         let Phase::Live(live) = &mut connection.phase else { return Err(SendError::Gone) };
+        if !live.endpoint.is_open() {
+            return Err(SendError::Gone);
+        }
         let outgoing = connection.outgoing.get_or_insert_with(|| self.outgoing.take());
         let unsent = outgoing.unsent_len();
         if len >= DIRECT_SEND || unsent + len > self.config.high_water() {
@@ -202,6 +205,9 @@ impl Core {
         let payload = &payload[..payload.len().min(125)];
         let Some(connection) = self.table.get_mut(id) else { return SendStatus::Dropped };
         let Phase::Live(live) = &mut connection.phase else { return SendStatus::Dropped };
+        if !live.endpoint.is_open() {
+            return SendStatus::Dropped;
+        }
         let outgoing = connection.outgoing.get_or_insert_with(|| self.outgoing.take());
         if live.endpoint.ping(payload, outgoing.append()).is_err() {
             return SendStatus::Dropped;
@@ -215,9 +221,13 @@ impl Core {
     pub(crate) fn pong(&mut self, id: ConnectionId, payload: &[u8]) {
         let Some(connection) = self.table.get_mut(id) else { return };
         let Phase::Live(live) = &mut connection.phase else { return };
+        if !live.endpoint.is_open() {
+            // After our Close no pong is due.
+            return;
+        }
         let outgoing = connection.outgoing.get_or_insert_with(|| self.outgoing.take());
         let out = if connection.blocked { outgoing.replace_pong() } else { outgoing.append() };
-        // A payload that was received is not too long, and after our Close no pong is due.
+        // A payload that was received is not too long.
         let _ = live.endpoint.pong(payload, out);
         self.mark_dirty(id);
     }
@@ -228,6 +238,9 @@ impl Core {
         let now_ms = self.now_ms;
         let Some(connection) = self.table.get_mut(id) else { return false };
         let Phase::Live(live) = &mut connection.phase else { return false };
+        if !live.endpoint.is_open() {
+            return false;
+        }
         let outgoing = connection.outgoing.get_or_insert_with(|| self.outgoing.take());
         if !live.endpoint.close(Some(code), reason, outgoing.append()) {
             return false;

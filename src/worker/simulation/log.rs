@@ -71,6 +71,8 @@ pub(super) struct Record {
 #[derive(Debug, Default)]
 pub(super) struct Log {
     pub(super) records: BTreeMap<ConnectionId, Record>,
+    /// Panics of the handler.
+    pub(super) panics: u64,
     /// Promises of `Handler` that were broken.
     pub(super) violations: Vec<String>,
 }

@@ -5,7 +5,7 @@ use super::log::{Callback, echo, silent};
 use super::world::{PAGE, Setup};
 use crate::config::Config;
 use crate::driver::simulated::{Faults, ReadRate};
-use crate::protocol::Message;
+use crate::protocol::{CloseCode, Message};
 
 /// A server whose sockets take 4 KiB and whose queues end at 16 KiB.
 fn narrow() -> Setup {
@@ -69,4 +69,23 @@ fn the_end_of_a_peer_is_seen_while_a_long_answer_drains() {
     assert!(client.peer.received().len() > PAGE);
     // The FIN was read at once, so the end of the answer is the end of the connection.
     assert_eq!((world.now_ms(), world.shared.stats().connections), (0, 0));
+}
+
+#[test]
+fn what_is_refused_after_a_close_takes_no_queue_from_the_pool() {
+    let mut world = Setup::new(0).serve(Box::new(|ws, callback, _| {
+        if let Callback::Message(_) = callback {
+            ws.close(CloseCode::NORMAL, "");
+        }
+    }));
+    let mut clients = [world.client()];
+    let id = clients[0].id.expect("adopted");
+    clients[0].mute = true;
+    clients[0].say(Message::Text("close"));
+    world.deliver(&mut clients);
+    world.handle.close(id, CloseCode::NORMAL, "again").expect("room");
+    world.handle.send_to(id, "too late").expect("room");
+    world.deliver(&mut clients);
+    assert_eq!(world.shared.stats().undelivered, 1);
+    assert_eq!(world.worker.crank.core.outgoing.lent(), 0);
 }

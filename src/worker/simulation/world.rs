@@ -153,6 +153,7 @@ impl World {
                 self.network.summary()
             );
         }
+        clients.iter_mut().for_each(Client::listen);
     }
 
     /// A client whose opening handshake is complete.
