@@ -11,6 +11,7 @@
 mod assertions;
 mod client;
 mod log;
+mod mischief;
 mod promises;
 mod scripted;
 mod world;
