@@ -196,7 +196,7 @@ counters! {
     /// Messages posted to another worker that found their connection gone or full, or the worker
     /// stopped.
     undelivered,
-    /// Connections lost to a panic of their handler.
+    /// Panics of handlers and sessions; each costs no more than its connection.
     handler_panics,
     /// Times that accepting was paused because descriptors or memory had run out.
     accept_pauses,

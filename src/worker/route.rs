@@ -37,8 +37,8 @@ pub(crate) enum Call<'a> {
 
 /// A handler whose session type is known only inside.
 pub(crate) trait Route {
-    /// Makes a session and returns its key.
-    fn begin(&mut self) -> u32;
+    /// Makes a session and returns its key; `None` if the application panicked.
+    fn begin(&mut self) -> Option<u32>;
 
     /// Calls the application. The session must have begun and not ended.
     fn call(&mut self, core: &mut Core, id: ConnectionId, session: u32, call: Call<'_>) -> Outcome;
@@ -67,9 +67,13 @@ impl<H: Handler> RouteOf<H> {
 }
 
 impl<H: Handler> Route for RouteOf<H> {
-    fn begin(&mut self) -> u32 {
-        let key = self.sessions.insert(H::Session::default());
-        u32::try_from(key).expect("as many sessions as connections, fewer than 2^32")
+    fn begin(&mut self) -> Option<u32> {
+        let mut session = None;
+        if guard(|| session = Some(H::Session::default())) == Outcome::Panicked {
+            return None;
+        }
+        let key = self.sessions.insert(session?);
+        Some(u32::try_from(key).expect("as many sessions as connections, fewer than 2^32"))
     }
 
     #[inline]
@@ -103,10 +107,12 @@ impl<H: Handler> Route for RouteOf<H> {
             return Outcome::Returned;
         };
         let handler = &mut self.handler;
-        guard(move || {
+        let told = guard(|| {
             handler.on_close(&mut WebSocket { core, id, session: &mut session }, close);
-            drop(session);
-        })
+        });
+        // Behind a wall of its own: a second panic while the first one unwinds would abort.
+        let dropped = guard(|| drop(session));
+        if told == Outcome::Panicked { told } else { dropped }
     }
 
     fn sessions(&self) -> usize {

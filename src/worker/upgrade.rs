@@ -86,7 +86,7 @@ impl Crank {
                 match handshake.write_response(None, &[], &mut response) {
                     Ok(()) => Ok(Answer::Upgrade { route, response }),
                     // Only headers of the application can be invalid, and it gave none.
-                    Err(_) => Ok(internal_error(false)),
+                    Err(_) => Ok(Answer::Http { status: 500, response: internal_error(false) }),
                 }
             }
             _ if wants_page => Ok(page(entry, &request)),
@@ -97,8 +97,12 @@ impl Crank {
     /// The opening handshake succeeded: the connection is open from here on.
     fn open(&mut self, id: ConnectionId, route: u16, response: &[u8], rest: &mut [u8]) {
         let core = &mut self.core;
+        let Some(session) = self.routes[usize::from(route)].begin() else {
+            core.tally.handler_panics += 1;
+            core.tally.refused += 1;
+            return self.end_with(id, &internal_error(false));
+        };
         let Some(connection) = core.table.get_mut(id) else { return };
-        let session = self.routes[usize::from(route)].begin();
         let endpoint = Endpoint::server(core.config.limits);
         connection.phase = Phase::Live(Live { endpoint, session, route });
         connection.deadline_ms = NEVER;
@@ -158,15 +162,15 @@ fn page(entry: &Entry, request: &Request<'_>) -> Answer {
             return Answer::Http { status, response: bytes };
         }
     }
-    internal_error(head_only)
+    Answer::Http { status: 500, response: internal_error(head_only) }
 }
 
 /// The application broke its side of the bargain; the client learns no more than that.
-fn internal_error(head_only: bool) -> Answer {
+fn internal_error(head_only: bool) -> Vec<u8> {
     let mut response = Vec::new();
     let headers = [("Content-Type", "text/plain; charset=utf-8")];
     let body = b"The server failed to answer.\n";
     // These headers are valid, so this cannot fail; an empty answer would only end the connection.
     let _ = write_http_response(&mut response, 500, &headers, body, head_only);
-    Answer::Http { status: 500, response }
+    response
 }

@@ -1,11 +1,16 @@
 //! Single behaviours on a perfect network, each shown as briefly as possible.
 
-use super::client::Client;
-use super::log::{Callback, echo, silent};
+use std::cell::Cell;
+
+use super::client::{Client, Farewell};
+use super::log::{Callback, echo, panic_quietly, silent};
 use super::world::{PAGE, Setup};
 use crate::config::Config;
-use crate::driver::simulated::{Faults, ReadRate};
+use crate::driver::simulated::{Faults, ReadRate, Seen};
+use crate::error::Close;
+use crate::handler::Handler;
 use crate::protocol::{CloseCode, Message};
+use crate::websocket::WebSocket;
 
 /// A server whose sockets take 4 KiB and whose queues end at 16 KiB.
 fn narrow() -> Setup {
@@ -88,4 +93,65 @@ fn what_is_refused_after_a_close_takes_no_queue_from_the_pool() {
     world.deliver(&mut clients);
     assert_eq!(world.shared.stats().undelivered, 1);
     assert_eq!(world.worker.crank.core.outgoing.lent(), 0);
+}
+
+/// Panics when its turn has come: the first when it is made, the second when it is dropped.
+struct Fragile {
+    nth: u32,
+}
+
+thread_local! {
+    static SESSIONS: Cell<u32> = const { Cell::new(0) };
+}
+
+impl Default for Fragile {
+    fn default() -> Self {
+        let nth = SESSIONS.get();
+        SESSIONS.set(nth + 1);
+        if nth == 0 {
+            panic_quietly();
+        }
+        Self { nth }
+    }
+}
+
+impl Drop for Fragile {
+    fn drop(&mut self) {
+        if self.nth == 1 {
+            panic_quietly();
+        }
+    }
+}
+
+/// Panics in `on_close`, so that the session is dropped after a panic.
+struct FragileHandler;
+
+impl Handler for FragileHandler {
+    type Session = Fragile;
+
+    fn on_message(&mut self, ws: &mut WebSocket<'_, Fragile>, message: Message<'_>) {
+        ws.send(message);
+    }
+
+    fn on_close(&mut self, _ws: &mut WebSocket<'_, Fragile>, _close: Close<'_>) {
+        panic_quietly();
+    }
+}
+
+#[test]
+fn sessions_that_panic_cost_their_connection_only() {
+    let mut world = Setup::new(0).serve_unwatched(FragileHandler);
+    let mut refused = [Client::new(&world.network)];
+    world.deliver(&mut refused);
+    assert_eq!((refused[0].refusal, refused[0].peer.seen()), (Some(500), Seen::Finished));
+    refused[0].peer.close();
+    let mut clients = [world.client(), world.client()];
+    clients[0].leave(Farewell::Handshake);
+    world.deliver(&mut clients);
+    assert_eq!((clients[0].close_code, clients[0].peer.seen()), (Some(1000), Seen::Finished));
+    clients[1].say(Message::Text("alive"));
+    world.deliver(&mut clients);
+    assert_eq!(clients[1].received, clients[1].sent);
+    // One of `default`; `on_close` and the drop behind it count as one.
+    assert_eq!(world.shared.stats().handler_panics, 2);
 }
