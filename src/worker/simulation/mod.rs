@@ -14,4 +14,5 @@ mod log;
 mod mischief;
 mod promises;
 mod scripted;
+mod shutdown;
 mod world;
