@@ -533,6 +533,8 @@ impl Crank {
             self.resume_accepting();
         }
         if self.stop_deadline_ms.is_some_and(|deadline| deadline <= now_ms) {
+            // Without any grace, the Closes of this very turn have not left yet.
+            self.flush_all();
             for id in self.core.table.ids() {
                 self.end(id, CloseCause::Shutdown);
             }

@@ -1,13 +1,14 @@
 //! Single behaviours on a perfect network, each shown as briefly as possible.
 
 use std::cell::Cell;
+use std::time::Duration;
 
 use super::client::{Client, Farewell};
 use super::log::{Callback, echo, panic_quietly, silent};
 use super::world::{PAGE, Setup};
 use crate::config::Config;
 use crate::driver::simulated::{Faults, ReadRate, Seen};
-use crate::error::Close;
+use crate::error::{Close, CloseCause};
 use crate::handler::Handler;
 use crate::protocol::{CloseCode, Message};
 use crate::websocket::WebSocket;
@@ -154,4 +155,36 @@ fn sessions_that_panic_cost_their_connection_only() {
     assert_eq!(clients[1].received, clients[1].sent);
     // One of `default`; `on_close` and the drop behind it count as one.
     assert_eq!(world.shared.stats().handler_panics, 2);
+}
+
+#[test]
+fn a_shutdown_without_grace_still_sends_its_close() {
+    let mut world = Setup::new(0).serve(silent());
+    let mut clients = [world.client(), world.client()];
+    world.handle.shutdown(Duration::ZERO);
+    world.turn();
+    assert_eq!(world.log.borrow().open(), [], "everybody is cut in the same turn");
+    clients.iter_mut().for_each(Client::listen);
+    for client in clients {
+        assert_eq!((client.close_code, client.peer.seen()), (Some(1001), Seen::Finished));
+    }
+}
+
+#[test]
+fn of_several_shutdowns_the_first_deadline_wins() {
+    for (graces_ms, expected_ms) in [([5_000, 1_000], 1_000), ([1_000, 5_000], 1_000)] {
+        let mut world = Setup::new(0).serve(silent());
+        let client = world.client();
+        client.peer.set_read_rate(ReadRate::Stopped);
+        for grace_ms in graces_ms {
+            world.handle.shutdown(Duration::from_millis(grace_ms));
+            world.turn();
+        }
+        while !world.worker.is_finished() {
+            world.turn();
+        }
+        let end = world.log.borrow().records.values().next().and_then(|record| record.end.clone());
+        let end = end.expect("on_close");
+        assert_eq!((end.at_ms, end.cause), (expected_ms, CloseCause::Shutdown), "{graces_ms:?}");
+    }
 }
