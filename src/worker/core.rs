@@ -393,25 +393,35 @@ impl Core {
             return NEVER;
         }
         let mut deadline = connection.deadline_ms;
+        if deadline != NEVER {
+            // Nothing else counts while a phase with a deadline lasts.
+            return deadline;
+        }
         if let Phase::Live(live) = &connection.phase {
-            if !live.endpoint.is_open() {
-                return deadline;
-            }
             // A peer that is not read cannot prove that it is alive; the write timeout watches it.
             if !connection.reading_paused {
                 deadline = deadline.min(after(connection.last_received_ms, config.idle_timeout_ms));
-                if !connection.pinged {
+                if !connection.pinged && live.endpoint.is_open() {
                     deadline =
                         deadline.min(after(connection.last_received_ms, config.ping_interval_ms));
                 }
             }
-            if connection.blocked
-                && let Some(outgoing) = &connection.outgoing
-            {
-                deadline = deadline.min(after(outgoing.progress_ms, config.write_timeout_ms));
-            }
+        }
+        if connection.blocked
+            && let Some(outgoing) = &connection.outgoing
+        {
+            deadline = deadline.min(after(outgoing.progress_ms, config.write_timeout_ms));
         }
         deadline
+    }
+
+    /// When a connection is cut whose last bytes begin to leave now. With `close_timeout` off, the
+    /// write timeout watches it.
+    pub(crate) fn drain_deadline(&self) -> u64 {
+        match self.config.close_timeout_ms {
+            0 => NEVER,
+            close_timeout_ms => after(self.now_ms, close_timeout_ms.max(LINGER_MS)),
+        }
     }
 }
 

@@ -188,3 +188,39 @@ fn of_several_shutdowns_the_first_deadline_wins() {
         assert_eq!((end.at_ms, end.cause), (expected_ms, CloseCause::Shutdown), "{graces_ms:?}");
     }
 }
+
+#[test]
+fn without_a_close_timeout_a_slow_peer_gets_everything() {
+    let mut setup = narrow();
+    setup.config.close_timeout_ms = 0;
+    let mut world = setup.serve(echo());
+    let mut clients = [world.client()];
+    clients[0].peer.set_read_rate(ReadRate::BytesPerMs(1));
+    clients[0].say(Message::Binary(&[7; 10_000]));
+    clients[0].leave(Farewell::Handshake);
+    world.settle(&mut clients);
+    assert_eq!(clients[0].received, clients[0].sent);
+    assert_eq!((clients[0].close_code, clients[0].peer.seen()), (Some(1000), Seen::Finished));
+}
+
+#[test]
+fn without_a_close_timeout_the_others_still_hold() {
+    let mut setup = narrow();
+    setup.config =
+        Config { close_timeout_ms: 0, idle_timeout_ms: 300, write_timeout_ms: 200, ..setup.config };
+    let mut world = setup.serve(echo());
+    let mut clients = [world.client(), world.client()];
+    let ids = [0, 1].map(|nth: usize| clients[nth].id.expect("adopted"));
+    clients[0].mute = true;
+    clients[1].peer.set_read_rate(ReadRate::Stopped);
+    clients[1].say(Message::Binary(&[7; 10_000]));
+    world.deliver(&mut clients);
+    for id in ids {
+        world.handle.close(id, CloseCode::NORMAL, "").expect("room");
+    }
+    world.settle(&mut clients);
+    let mut log = world.log.borrow_mut();
+    let ends = ids.map(|id| log.record(id).end.clone().expect("on_close"));
+    let ends = ends.map(|end| (end.at_ms, end.cause));
+    assert_eq!(ends, [(300, CloseCause::IdleTimeout), (200, CloseCause::WriteTimeout)]);
+}
