@@ -111,6 +111,9 @@ impl Core {
         let len = message.len();
         let Some(connection) = self.table.get_mut(id) else { return Err(SendError::Gone) };
         let Phase::Live(live) = &mut connection.phase else { return Err(SendError::Gone) };
+        if !live.endpoint.is_open() {
+            return Err(SendError::Gone);
+        }
         let outgoing = connection.outgoing.get_or_insert_with(|| self.outgoing.take());
         let unsent = outgoing.unsent_len();
         if len >= self.direct_send || unsent + len > self.config.high_water() {
@@ -228,6 +231,9 @@ impl Core {
         let payload = &payload[..payload.len().min(125)];
         let Some(connection) = self.table.get_mut(id) else { return SendStatus::Dropped };
         let Phase::Live(live) = &mut connection.phase else { return SendStatus::Dropped };
+        if !live.endpoint.is_open() {
+            return SendStatus::Dropped;
+        }
         let outgoing = connection.outgoing.get_or_insert_with(|| self.outgoing.take());
         if live.endpoint.ping(payload, outgoing.append()).is_err() {
             return SendStatus::Dropped;
@@ -241,9 +247,13 @@ impl Core {
     pub(crate) fn pong(&mut self, id: ConnectionId, payload: &[u8]) {
         let Some(connection) = self.table.get_mut(id) else { return };
         let Phase::Live(live) = &mut connection.phase else { return };
+        if !live.endpoint.is_open() {
+            // After our Close no pong is due.
+            return;
+        }
         let outgoing = connection.outgoing.get_or_insert_with(|| self.outgoing.take());
         let out = if connection.blocked { outgoing.replace_pong() } else { outgoing.append() };
-        // A payload that was received is not too long, and after our Close no pong is due.
+        // A payload that was received is not too long.
         let _ = live.endpoint.pong(payload, out);
         self.mark_dirty(id);
     }
@@ -254,6 +264,9 @@ impl Core {
         let now_ms = self.now_ms;
         let Some(connection) = self.table.get_mut(id) else { return false };
         let Phase::Live(live) = &mut connection.phase else { return false };
+        if !live.endpoint.is_open() {
+            return false;
+        }
         let outgoing = connection.outgoing.get_or_insert_with(|| self.outgoing.take());
         if !live.endpoint.close(Some(code), reason, outgoing.append()) {
             return false;
@@ -337,7 +350,9 @@ impl Core {
     fn pause_if_backlogged(&mut self, id: ConnectionId) {
         let high_water = self.config.high_water();
         let Some(connection) = self.table.get_mut(id) else { return };
-        if connection.unsent_len() > high_water && !connection.reading_paused {
+        // Whoever drains is read until the end, and has no input that would cost memory.
+        let live = matches!(connection.phase, Phase::Live(_));
+        if live && connection.unsent_len() > high_water && !connection.reading_paused {
             connection.reading_paused = true;
             self.driver.pause_reading(id);
         }
@@ -420,25 +435,35 @@ impl Core {
             return NEVER;
         }
         let mut deadline = connection.deadline_ms;
+        if deadline != NEVER {
+            // Nothing else counts while a phase with a deadline lasts.
+            return deadline;
+        }
         if let Phase::Live(live) = &connection.phase {
-            if !live.endpoint.is_open() {
-                return deadline;
-            }
             // A peer that is not read cannot prove that it is alive; the write timeout watches it.
             if !connection.reading_paused {
                 deadline = deadline.min(after(connection.last_received_ms, config.idle_timeout_ms));
-                if !connection.pinged {
+                if !connection.pinged && live.endpoint.is_open() {
                     deadline =
                         deadline.min(after(connection.last_received_ms, config.ping_interval_ms));
                 }
             }
-            if connection.blocked
-                && let Some(outgoing) = &connection.outgoing
-            {
-                deadline = deadline.min(after(outgoing.progress_ms, config.write_timeout_ms));
-            }
+        }
+        if connection.blocked
+            && let Some(outgoing) = &connection.outgoing
+        {
+            deadline = deadline.min(after(outgoing.progress_ms, config.write_timeout_ms));
         }
         deadline
+    }
+
+    /// When a connection is cut whose last bytes begin to leave now. With `close_timeout` off, the
+    /// write timeout watches it.
+    pub(crate) fn drain_deadline(&self) -> u64 {
+        match self.config.close_timeout_ms {
+            0 => NEVER,
+            close_timeout_ms => after(self.now_ms, close_timeout_ms.max(LINGER_MS)),
+        }
     }
 }
 

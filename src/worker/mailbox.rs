@@ -201,7 +201,7 @@ counters! {
     /// Messages posted to another worker that found their connection gone or full, or the worker
     /// stopped.
     undelivered,
-    /// Connections lost to a panic of their handler.
+    /// Panics of handlers and sessions; each costs no more than its connection.
     handler_panics,
     /// Receives that found no provided buffer and were tried again (io_uring only). Many of them
     /// say that `receive_buffer` is small for this load.

@@ -32,7 +32,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 pub(crate) use self::core::Core;
-use self::core::{LINGER_MS, after};
+use self::core::after;
 use self::mailbox::{Command, NOT_STOPPING, Shared};
 use self::paths::Paths;
 use self::route::{Call, Outcome, Route};
@@ -514,7 +514,7 @@ impl Crank {
     /// Ends the session: `on_close`, exactly once, then what remains of the connection.
     fn finish(&mut self, id: ConnectionId, close: Close<'_>, then: After) {
         let core = &mut self.core;
-        let deadline_ms = after(core.now_ms, core.config.close_timeout_ms.max(LINGER_MS));
+        let deadline_ms = core.drain_deadline();
         let Some(connection) = core.table.get_mut(id) else { return };
         let draining = Phase::Draining { discarded: 0, finished: false };
         let Phase::Live(mut live) = std::mem::replace(&mut connection.phase, draining) else {
@@ -561,6 +561,8 @@ impl Crank {
             self.resume_accepting();
         }
         if self.stop_deadline_ms.is_some_and(|deadline| deadline <= now_ms) {
+            // Without any grace, the Closes of this very turn have not left yet.
+            self.flush_all();
             for id in self.core.table.ids() {
                 // Without any grace the Close was queued in this very turn.
                 self.core.flush(id);
@@ -578,9 +580,9 @@ impl Crank {
             Phase::Upgrade(None) | Phase::Draining { .. } => core.release(id),
             Phase::Upgrade(Some(_)) => self.refuse(id, protocol::upgrade::Refusal::Timeout),
             Phase::Gone => {}
-            Phase::Live(live) => {
+            Phase::Live(_) => {
                 let idle_ms = after(connection.last_received_ms, config.idle_timeout_ms);
-                if !live.endpoint.is_open() {
+                if connection.deadline_ms <= now_ms {
                     self.end(id, CloseCause::CloseTimeout);
                 } else if !connection.reading_paused && idle_ms <= now_ms {
                     self.end(id, CloseCause::IdleTimeout);

@@ -115,6 +115,11 @@ impl Crank {
             return self.end_with(id, &internal_error(false));
         };
         let core = &mut self.core;
+        let Some(session) = self.routes[usize::from(route)].begin() else {
+            core.tally.handler_panics += 1;
+            core.tally.refused += 1;
+            return self.end_with(id, &internal_error(false));
+        };
         let Some(connection) = core.table.get_mut(id) else { return };
         let endpoint = Endpoint::server(core.config.limits);
         connection.phase = Phase::Live(Live { endpoint, session, route });
@@ -146,8 +151,7 @@ impl Crank {
     /// Sends the last bytes of a connection that never opened.
     fn end_with(&mut self, id: ConnectionId, response: &[u8]) {
         let core = &mut self.core;
-        let deadline_ms =
-            super::after(core.now_ms, core.config.close_timeout_ms.max(super::LINGER_MS));
+        let deadline_ms = core.drain_deadline();
         let Some(connection) = core.table.get_mut(id) else { return };
         connection.phase = Phase::Draining { discarded: 0, finished: false };
         connection.deadline_ms = deadline_ms;

@@ -88,6 +88,8 @@ pub(super) struct Client {
     pub(super) refusal: Option<u16>,
     /// Reads, but answers neither a ping nor a Close.
     pub(super) mute: bool,
+    /// Did not always read as fast as it could.
+    pub(super) is_slow: bool,
 }
 
 impl Client {
@@ -100,8 +102,9 @@ impl Client {
 
     /// The same, at any speed.
     pub(super) fn drawn(network: &Network, random: &mut Random) -> Self {
-        let client = Self::new(network);
+        let mut client = Self::new(network);
         if random.chance(300) {
+            client.is_slow = true;
             client.peer.set_read_rate(ReadRate::BytesPerMs(random.length(5_000)));
         }
         client
@@ -126,6 +129,7 @@ impl Client {
             close_code: None,
             refusal: None,
             mute: false,
+            is_slow: false,
         }
     }
 
@@ -254,7 +258,10 @@ impl Client {
                 }
             }
             11 => self.ping(b"ping"),
-            12 => self.peer.set_read_rate(ReadRate::Stopped),
+            12 => {
+                self.is_slow = true;
+                self.peer.set_read_rate(ReadRate::Stopped);
+            }
             13 => self.peer.set_read_rate(ReadRate::Unlimited),
             14 => self.leave(Farewell::drawn(random)),
             _ => {}

@@ -9,10 +9,10 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::rc::Rc;
 
 use crate::driver::ConnectionId;
-use crate::error::{Close, CloseCause};
+use crate::error::{Close, CloseCause, SendError};
 use crate::handler::Handler;
 use crate::protocol::Message;
-use crate::websocket::{SendStatus, WebSocket};
+use crate::websocket::WebSocket;
 
 /// A call of the handler.
 #[derive(Debug, Clone, Copy)]
@@ -58,7 +58,7 @@ pub(super) struct Record {
     /// When the peer last caused a call.
     pub(super) heard_ms: u64,
     pub(super) calls: Vec<Call>,
-    /// Answers that `send` refused.
+    /// Answers that found the queue full.
     pub(super) dropped: u32,
     /// A callback before `on_close` panicked.
     pub(super) panicked: bool,
@@ -71,6 +71,8 @@ pub(super) struct Record {
 #[derive(Debug, Default)]
 pub(super) struct Log {
     pub(super) records: BTreeMap<ConnectionId, Record>,
+    /// Panics of the handler.
+    pub(super) panics: u64,
     /// Promises of `Handler` that were broken.
     pub(super) violations: Vec<String>,
 }
@@ -174,8 +176,9 @@ impl Handler for Watched {
 /// Sends every message back and notes the answers that were refused.
 pub(super) fn echo() -> Manner {
     Box::new(|ws, callback, log| {
+        // `send` would not tell a full queue from a peer that has gone.
         if let Callback::Message(message) = callback
-            && ws.send(message) == SendStatus::Dropped
+            && ws.send_to(ws.id(), message) == Err(SendError::Full)
         {
             log.borrow_mut().record(ws.id()).dropped += 1;
         }

@@ -11,6 +11,8 @@
 mod assertions;
 mod client;
 mod log;
+mod mischief;
 mod promises;
 mod scripted;
+mod shutdown;
 mod world;

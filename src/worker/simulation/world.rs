@@ -14,11 +14,12 @@ use crate::config::Config;
 use crate::connection::NEVER;
 use crate::driver::simulated::{Faults, Network, Random};
 use crate::handle::Handle;
+use crate::handler::Handler;
 use crate::http::Response;
 use crate::worker::Worker;
 use crate::worker::mailbox::Shared;
 use crate::worker::paths::Paths;
-use crate::worker::route::RouteOf;
+use crate::worker::route::{Route, RouteOf};
 
 /// Bytes of the page at `/page`.
 pub(super) const PAGE: usize = 100_000;
@@ -56,8 +57,16 @@ impl Setup {
         }
     }
 
+    /// A server whose handler behaves like that.
     pub(super) fn serve(self, manner: Manner) -> World {
-        World::new(self, manner)
+        let log = Rc::new(RefCell::new(Log::default()));
+        let handler = Watched::new(Rc::clone(&log), manner);
+        World::new(self, Box::new(RouteOf::with_capacity(handler, 32)), log)
+    }
+
+    /// A server with a handler that keeps no log.
+    pub(super) fn serve_unwatched(self, handler: impl Handler) -> World {
+        World::new(self, Box::new(RouteOf::with_capacity(handler, 32)), Rc::default())
     }
 }
 
@@ -76,12 +85,11 @@ pub(super) struct World {
 }
 
 impl World {
-    fn new(setup: Setup, manner: Manner) -> Self {
+    fn new(setup: Setup, route: Box<dyn Route>, log: Rc<RefCell<Log>>) -> Self {
         let Setup { seed, faults, config, longest } = setup;
         let network = Network::new(seed, faults);
         let (driver, memory) = network.driver_with(config.receive_buffer);
         network.open_listener();
-        let log = Rc::new(RefCell::new(Log::default()));
         let mut paths = Paths::default();
         paths.entry("/").websocket = Some(0);
         paths.entry("/page").page = Some(Box::new(|_| Response::new(200).body(vec![b'p'; PAGE])));
@@ -91,7 +99,7 @@ impl World {
             0,
             Box::new(driver),
             memory,
-            vec![Box::new(RouteOf::with_capacity(Watched::new(Rc::clone(&log), manner), 32))],
+            vec![route],
             Arc::new(paths),
             Arc::clone(&config),
             Arc::clone(&shared),
@@ -153,6 +161,7 @@ impl World {
                 self.network.summary()
             );
         }
+        clients.iter_mut().for_each(Client::listen);
     }
 
     /// A client whose opening handshake is complete.
