@@ -68,7 +68,10 @@ mod server;
 mod websocket;
 mod worker;
 
-pub use driver::{ConnectionId, DriverChoice as Driver, InvalidDriverChoice, ListenAddr};
+pub use driver::{
+    ConnectionId, DriverChoice as Driver, InvalidDriverChoice as InvalidDriver, InvalidListenAddr,
+    ListenAddr,
+};
 pub use error::{Close, CloseCause, Error, SendError};
 pub use handle::Handle;
 pub use handler::Handler;

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::config::{Config, millis};
-use crate::driver::listener::{self, InvalidListenAddr, ListenOptions, PortSharing, UnixPathGuard};
+use crate::driver::listener::{self, ListenOptions, PortSharing, UnixPathGuard};
 use crate::driver::{self, DriverChoice, DriverOptions, ListenAddr};
 use crate::error::Error;
 use crate::handle::Handle;
@@ -34,7 +34,7 @@ type OnListening = Box<dyn FnOnce(&[ListenAddr]) + Send>;
 #[must_use = "a builder does nothing until `build` or `run`"]
 pub struct ServerBuilder {
     config: Config,
-    addresses: Vec<String>,
+    addresses: Vec<ListenAddr>,
     workers: usize,
     paths: Paths,
     routes: Vec<RouteFactory>,
@@ -56,10 +56,18 @@ impl ServerBuilder {
     }
 
     /// Adds an address: `127.0.0.1:9001`, `[::1]:9001`, `[::]:9001` (IPv6 and IPv4),
-    /// `localhost:9001` or `unix:/run/chat.sock`. Port 0 takes a free one; see
+    /// `localhost:9001` or `unix:/run/chat.sock`, as text, as a [`ListenAddr`] or as a
+    /// [`SocketAddr`](std::net::SocketAddr). Port 0 takes a free one; see
     /// [`Server::local_addrs`]. At least one address is needed.
-    pub fn listen(mut self, address: impl Into<String>) -> Self {
-        self.addresses.push(address.into());
+    pub fn listen<A>(mut self, address: A) -> Self
+    where
+        A: TryInto<ListenAddr>,
+        A::Error: fmt::Display,
+    {
+        match address.try_into() {
+            Ok(address) => self.addresses.push(address),
+            Err(error) => self.blame(Error::config("listen", error.to_string())),
+        }
         self
     }
 
@@ -225,13 +233,10 @@ impl ServerBuilder {
         let mut local_addrs = Vec::new();
         let mut unix_paths = Vec::new();
         for address in &self.addresses {
-            let parsed: ListenAddr = address
-                .parse()
-                .map_err(|error: InvalidListenAddr| Error::config("listen", error.to_string()))?;
-            let source = |source| Error::Listen { address: address.clone(), source };
+            let source = |source| Error::Listen { address: address.to_string(), source };
             let sharing = if workers > 1 { PortSharing::Opened } else { PortSharing::No };
             let options = ListenOptions { backlog: self.config.backlog, sharing, nodelay: true };
-            let first = listener::bind(&parsed, &options).map_err(source)?;
+            let first = listener::bind(address, &options).map_err(source)?;
             let options = ListenOptions { sharing: PortSharing::Joined, ..options };
             let bound = listener::local_addr(&first).map_err(source)?;
             unix_paths.extend(UnixPathGuard::new(&bound).map_err(source)?);
