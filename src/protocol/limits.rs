@@ -18,6 +18,7 @@
 /// assert_eq!(Limits::new().max_headers(0).check(), Err("max_headers"));
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "every setter returns the changed limits and leaves the old ones as they were"]
 pub struct Limits {
     max_frame: u32,
     max_message: u32,
