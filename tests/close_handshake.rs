@@ -29,7 +29,7 @@ impl Handler for Reporter {
     type Session = u32;
 
     fn on_message(&mut self, ws: &mut WebSocket<'_, u32>, message: Message<'_>) {
-        *ws.session() += 1;
+        *ws.session_mut() += 1;
         match message {
             Message::Text("close") => {
                 ws.close(CloseCode::new(4001).expect("a private code"), "as you wish");

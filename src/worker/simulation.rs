@@ -43,7 +43,7 @@ impl Handler for Echo {
 
     fn on_message(&mut self, ws: &mut WebSocket<'_, u32>, message: Message<'_>) {
         assert!(self.0.borrow().open.contains_key(&ws.id()), "a message outside open and close");
-        *ws.session() += 1;
+        *ws.session_mut() += 1;
         if ws.send(message) == SendStatus::Dropped {
             self.0.borrow_mut().dropped += 1;
         }
