@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::num::NonZero;
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread;
@@ -71,9 +72,11 @@ impl ServerBuilder {
         self
     }
 
-    /// Serves WebSocket connections at this path, which is compared as a whole with the path of
-    /// the request (without the query). `make` is called once per worker, on the worker's thread,
-    /// with its number from 0; what it returns stays on that thread.
+    /// Serves WebSocket connections at this path, which is compared as a whole, byte for byte,
+    /// with the path of the request (without the query, `%XX` not decoded). There are no
+    /// parameters and no wildcards: `/room/:id` is served at exactly `/room/:id`. `make` is called
+    /// once per worker, on the worker's thread, with its number from 0; what it returns stays on
+    /// that thread. What all workers share is captured, for example in an `Arc`.
     pub fn websocket<H: Handler>(
         mut self,
         path: &str,
@@ -95,8 +98,9 @@ impl ServerBuilder {
         self
     }
 
-    /// Answers a plain GET (and HEAD) at this path, which may also be a WebSocket path. `page` is
-    /// called on the worker's thread and should not block. The connection is closed after the
+    /// Answers a plain GET (and HEAD) at this path, which is compared as for
+    /// [`websocket`](Self::websocket) and may be the same. `page` is called on the worker's thread
+    /// and should not block; if it panics, the answer is 500. The connection is closed after the
     /// answer.
     pub fn get(
         mut self,
@@ -114,7 +118,8 @@ impl ServerBuilder {
         self
     }
 
-    /// The driver. Default [`DriverChoice::Auto`].
+    /// The driver. Default [`Driver::Auto`](crate::Driver::Auto). Which one runs is logged at level
+    /// `info`.
     pub fn driver(mut self, driver: DriverChoice) -> Self {
         self.config.driver = driver;
         self
@@ -157,7 +162,8 @@ impl ServerBuilder {
     }
 
     /// A peer from which nothing comes for so long, not even a pong, is cut (1006). Default
-    /// 120 s.
+    /// 120 s. Who lowers it lowers [`ping_interval`](Self::ping_interval) too: otherwise peers
+    /// that are alive but silent are cut before they are asked.
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
         self.config.idle_timeout_ms = millis(timeout);
         self
@@ -198,7 +204,8 @@ impl ServerBuilder {
         self
     }
 
-    /// Called once, when all workers accept connections, with the addresses as they were bound.
+    /// Called once, when all workers accept connections, with the addresses as they were bound, on
+    /// the thread that called [`Server::run`]. If it panics, the server stops and `run` panics.
     pub fn on_listening(mut self, call: impl FnOnce(&[ListenAddr]) + Send + 'static) -> Self {
         self.on_listening = Some(Box::new(call));
         self
@@ -277,7 +284,7 @@ impl ServerBuilder {
         if !possible {
             let reason = format!(
                 "path {path:?} cannot be requested: it must start with '/' and hold neither \
-                 blanks nor '?' nor '#'"
+                 blanks nor '?' nor '#'; other characters than ASCII are written as %XX"
             );
             self.blame(Error::config(field, reason));
         }
@@ -301,6 +308,7 @@ impl fmt::Debug for ServerBuilder {
 }
 
 /// A server whose addresses are bound. See the [crate documentation](crate) for an example.
+#[must_use = "peers that connect are not served until `run`"]
 pub struct Server {
     config: Arc<Config>,
     shared: Arc<Shared>,
@@ -351,7 +359,7 @@ impl Server {
         } = self;
         let (ready, started) = mpsc::channel();
         let mut threads = Vec::new();
-        let mut result = Ok(());
+        let (mut result, mut called) = (Ok(()), Ok(()));
         for (number, listeners) in (0..config.workers).zip(listeners) {
             let worker = Start {
                 number,
@@ -378,9 +386,10 @@ impl Server {
         let started = started.iter().take(threads.len()).count();
         if result.is_ok() && started == usize::from(config.workers) {
             if let Some(call) = on_listening {
-                call(&local_addrs);
+                called = panic::catch_unwind(AssertUnwindSafe(|| call(&local_addrs)));
             }
-        } else {
+        }
+        if result.is_err() || started != usize::from(config.workers) || called.is_err() {
             shared.shut_down(0);
         }
         for (number, thread) in threads {
@@ -395,6 +404,10 @@ impl Server {
             }
         }
         drop(unix_paths);
+        if let Err(panicked) = called {
+            // The caller's own panic goes on, now that no worker is left behind.
+            panic::resume_unwind(panicked);
+        }
         result
     }
 }
