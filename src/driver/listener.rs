@@ -102,7 +102,9 @@ impl FromStr for ListenAddr {
             return invalid(format!("leave out the scheme: write {}", rest.trim_end_matches('/')));
         }
         if text.contains('/') {
-            return invalid("a path: write unix:PATH for a Unix socket, HOST:PORT for TCP".to_owned());
+            return invalid(
+                "a path: write unix:PATH for a Unix socket, HOST:PORT for TCP".to_owned(),
+            );
         }
         if text.parse::<Ipv6Addr>().is_ok() {
             // The last group of an address without brackets may have been meant as the port.
