@@ -384,12 +384,11 @@ impl Server {
         drop(ready);
         // Every worker that started says so; one that failed hangs up.
         let started = started.iter().take(threads.len()).count();
-        if result.is_ok() && started == usize::from(config.workers) {
-            if let Some(call) = on_listening {
-                called = panic::catch_unwind(AssertUnwindSafe(|| call(&local_addrs)));
-            }
+        let whole = result.is_ok() && started == usize::from(config.workers);
+        if whole && let Some(call) = on_listening {
+            called = panic::catch_unwind(AssertUnwindSafe(|| call(&local_addrs)));
         }
-        if result.is_err() || started != usize::from(config.workers) || called.is_err() {
+        if !whole || called.is_err() {
             shared.shut_down(0);
         }
         for (number, thread) in threads {
