@@ -75,7 +75,7 @@ fn addresses_are_taken_in_every_form() {
     let server = Server::builder()
         .listen("127.0.0.1:0")
         .listen(String::from("localhost:0"))
-        .listen(&addr.to_string())
+        .listen(addr.to_string())
         .listen(addr)
         .listen(ListenAddr::from(addr))
         .websocket("/", |_| Echo)
