@@ -160,7 +160,7 @@ fn on_close_comes_exactly_once(driver: Driver) {
             _ => peer.send(&[0xff]),
         }
         count += 1;
-        let (code, _, cause) = reported.recv_timeout(PATIENCE).expect("on_close");
+        let (code, reason, cause) = reported.recv_timeout(PATIENCE).expect("on_close");
         match round % 4 {
             0 => assert!(
                 matches!(cause, CloseCause::Io(_)) && code == 1006,
@@ -168,7 +168,10 @@ fn on_close_comes_exactly_once(driver: Driver) {
             ),
             1 => assert_eq!((code, cause), (1006, CloseCause::Ended)),
             2 => assert_eq!((code, cause), (1000, CloseCause::Peer)),
-            _ => assert!(matches!(cause, CloseCause::Protocol(_)) && code == 1002, "{cause:?}"),
+            _ => {
+                assert!(matches!(cause, CloseCause::Protocol(_)) && code == 1002, "{cause:?}");
+                assert_eq!(reason, "reserved bit set", "what the peer was told");
+            }
         }
     }
     let stats = server.wait_for("every slot to be free", |stats| stats.connections == 0);
