@@ -119,6 +119,12 @@ impl Worker {
         crank.core.shared.counters.add(&mut crank.core.tally);
         Ok(())
     }
+
+    /// True when the server was shut down and nothing is left to do.
+    #[cfg(test)]
+    pub(crate) fn is_finished(&self) -> bool {
+        self.crank.is_finished()
+    }
 }
 
 impl Drop for Worker {
