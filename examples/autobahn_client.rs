@@ -8,11 +8,12 @@
 //!
 //! `autobahn_client --url ws://HOST:PORT --agent NAME` asks how many cases there are, runs each by
 //! echoing what arrives, and has the suite write its report; `tests/conformance/run` judges that.
-//! Status 0 when all cases ran, otherwise 1.
+//! Status 0 when all cases ran, 2 for wrong arguments, otherwise 1.
 
 use std::error::Error;
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use lexopt::{Arg, ValueExt};
@@ -23,18 +24,51 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 const READ_SIZE: usize = 64 * 1024; // bytes asked of the socket at a time
 
-fn main() -> Result<()> {
-    let (mut url, mut agent) = (String::new(), String::from("wirelane"));
-    let mut parser = lexopt::Parser::from_env();
-    while let Some(argument) = parser.next()? {
-        match argument {
-            Arg::Long("url") => url = parser.value()?.string()?,
-            Arg::Long("agent") => agent = parser.value()?.string()?,
-            _ => return Err(argument.unexpected().into()),
+const USAGE: &str = "\
+options:
+  --url ws://HOST:PORT        the fuzzing server, needed
+  --agent NAME                name in its report             [wirelane]
+";
+
+fn main() -> ExitCode {
+    let (authority, agent) = match parse(lexopt::Parser::from_env()) {
+        Ok(Some(arguments)) => arguments,
+        Ok(None) => {
+            print!("{USAGE}");
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => {
+            eprintln!("{error}\n\n{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match run_cases(&authority, &agent) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
         }
     }
-    let authority = url.strip_prefix("ws://").ok_or("needs --url ws://HOST:PORT")?;
-    run_cases(authority.trim_end_matches('/'), &agent)
+}
+
+/// `HOST:PORT` and the agent's name; `None` if only help was asked for.
+fn parse(
+    mut parser: lexopt::Parser,
+) -> std::result::Result<Option<(String, String)>, lexopt::Error> {
+    let (mut authority, mut agent) = (None, String::from("wirelane"));
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Arg::Long("help") | Arg::Short('h') => return Ok(None),
+            Arg::Long("url") => {
+                let url = parser.value()?.string()?;
+                let rest = url.strip_prefix("ws://").ok_or("--url: write ws://HOST:PORT")?;
+                authority = Some(rest.trim_end_matches('/').to_owned());
+            }
+            Arg::Long("agent") => agent = parser.value()?.string()?,
+            _ => return Err(argument.unexpected()),
+        }
+    }
+    Ok(Some((authority.ok_or("needs --url ws://HOST:PORT")?, agent)))
 }
 
 fn run_cases(authority: &str, agent: &str) -> Result<()> {

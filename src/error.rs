@@ -118,7 +118,7 @@ pub enum CloseCause {
     WriteTimeout,
     /// The peer did not answer our Close within `close_timeout`.
     CloseTimeout,
-    /// The application called `terminate`.
+    /// The application called [`WebSocket::terminate`](crate::WebSocket::terminate).
     Terminated,
     /// The server stopped before the peer answered the Close.
     Shutdown,
@@ -126,8 +126,26 @@ pub enum CloseCause {
     HandlerPanicked,
 }
 
+impl fmt::Display for CloseCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Peer => "closed by the peer",
+            Self::Local => "closed by this side",
+            Self::Protocol(error) => return write!(f, "protocol error: {error}"),
+            Self::Ended => "ended by the peer without a close handshake",
+            Self::Io(kind) => return write!(f, "the socket failed: {kind}"),
+            Self::IdleTimeout => "idle timeout",
+            Self::WriteTimeout => "write timeout",
+            Self::CloseTimeout => "close timeout",
+            Self::Terminated => "terminated by this side",
+            Self::Shutdown => "server shut down",
+            Self::HandlerPanicked => "the handler panicked",
+        })
+    }
+}
+
 /// How a connection ended, as [`Handler::on_close`](crate::Handler::on_close) learns it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Close<'a> {
     /// The close code that the peer sent, or that was sent to it if it sent none: 1005 for a
@@ -137,4 +155,18 @@ pub struct Close<'a> {
     pub reason: &'a str,
     /// What ended the connection.
     pub cause: CloseCause,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn causes_are_displayed_for_log_lines() {
+        let broken = CloseCause::Protocol(ProtocolError::UnmaskedFrame);
+        assert_eq!(broken.to_string(), "protocol error: frame not masked");
+        let reset = CloseCause::Io(io::ErrorKind::ConnectionReset);
+        assert_eq!(reset.to_string(), "the socket failed: connection reset");
+        assert_eq!(CloseCause::Peer.to_string(), "closed by the peer");
+    }
 }

@@ -10,7 +10,54 @@ use crate::protocol::{CloseCode, Message};
 use crate::worker::core::post_message;
 use crate::worker::mailbox::{Command, Shared, Stats};
 
-/// Reaches a server from any thread. Cheap to clone; keeps nothing alive but its mailboxes.
+/// Reaches a server from any thread: a ticker, a database, a signal. From
+/// [`Server::handle`](crate::Server::handle) before the server runs, or from
+/// [`WebSocket::handle`](crate::WebSocket::handle) inside a handler. Cheap to clone; keeps nothing
+/// alive but its mailboxes.
+///
+/// ```
+/// use std::sync::{Arc, Mutex};
+/// use std::time::Duration;
+/// use wirelane::{Close, ConnectionId, Handler, Message, Server, WebSocket};
+///
+/// type Listeners = Arc<Mutex<Vec<ConnectionId>>>;
+///
+/// struct Ticks(Listeners);
+///
+/// impl Handler for Ticks {
+///     type Session = ();
+///
+///     fn on_open(&mut self, ws: &mut WebSocket<'_, ()>) {
+///         self.0.lock().unwrap().push(ws.id());
+///     }
+///
+///     fn on_message(&mut self, _ws: &mut WebSocket<'_, ()>, _message: Message<'_>) {}
+///
+///     fn on_close(&mut self, ws: &mut WebSocket<'_, ()>, _close: Close<'_>) {
+///         self.0.lock().unwrap().retain(|&id| id != ws.id());
+///     }
+/// }
+///
+/// let listeners = Listeners::default();
+/// let registered = Arc::clone(&listeners);
+/// let server = Server::builder()
+///     .listen("127.0.0.1:0")
+///     .websocket("/", move |_worker| Ticks(Arc::clone(&registered)))
+///     .build()?;
+/// let handle = server.handle();
+/// std::thread::spawn(move || {
+///     for tick in 0..3 {
+///         for &id in listeners.lock().unwrap().iter() {
+///             // An error value says that nobody will get it: gone, stopped, or a full mailbox.
+///             let _ = handle.send_to(id, &format!("tick {tick}"));
+///         }
+///         std::thread::sleep(Duration::from_millis(10));
+///     }
+///     handle.shutdown(Duration::from_secs(5));
+/// });
+/// server.run()?;
+/// # Ok::<(), wirelane::Error>(())
+/// ```
 ///
 /// Every command is posted to the mailbox of the worker concerned, which holds 65,536 of them;
 /// one wake-up serves a whole batch. No method blocks.
@@ -37,7 +84,9 @@ impl Handle {
         post_message(&self.shared, id, message.into())
     }
 
-    /// Starts the close handshake with a connection, after everything posted before.
+    /// Starts the close handshake with a connection, after everything posted before. As with
+    /// [`WebSocket::close`](crate::WebSocket::close) the reason is cut at 123 bytes, and nothing
+    /// happens if the connection has gone or is closing already.
     ///
     /// # Errors
     ///

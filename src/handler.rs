@@ -24,9 +24,8 @@ use crate::websocket::WebSocket;
 ///     type Session = u64;
 ///
 ///     fn on_message(&mut self, ws: &mut WebSocket<'_, u64>, _message: Message<'_>) {
-///         *ws.session() += 1;
-///         let count = ws.session().to_string();
-///         ws.send(&count);
+///         *ws.session_mut() += 1;
+///         ws.send(&ws.session().to_string());
 ///     }
 ///
 ///     fn on_close(&mut self, ws: &mut WebSocket<'_, u64>, close: Close<'_>) {

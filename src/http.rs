@@ -7,6 +7,7 @@ use std::borrow::Cow;
 /// it (RFC 9112 9.6). `Content-Length`, `Connection` and, for HEAD, leaving out the body are
 /// added by the server.
 #[derive(Debug, Clone)]
+#[must_use = "an answer is sent when the route returns it"]
 pub struct Response {
     pub(crate) status: u16,
     pub(crate) headers: Vec<(Cow<'static, str>, Cow<'static, str>)>,
@@ -32,7 +33,6 @@ impl Response {
 
     /// Adds a header. A name that is not a token or a value with control characters
     /// (RFC 9110 5.5) is answered with 500 instead of being sent.
-    #[must_use]
     pub fn header(
         mut self,
         name: impl Into<Cow<'static, str>>,
@@ -43,7 +43,6 @@ impl Response {
     }
 
     /// Sets the body.
-    #[must_use]
     pub fn body(mut self, body: impl Into<Cow<'static, [u8]>>) -> Self {
         self.body = body.into();
         self

@@ -44,7 +44,43 @@
 //! # Threads
 //!
 //! Each worker is one thread with its own driver, connections and handlers; they share nothing
-//! but mailboxes. [`Handle`] reaches them from any thread.
+//! but mailboxes. [`Handle`] reaches them from any thread: its documentation shows a ticker.
+//!
+//! # Starting and stopping
+//!
+//! [`ServerBuilder::build`] checks every setting and binds; [`Server::run`] serves on the calling
+//! thread until [`Handle::shutdown`]. The library installs no signal handler. Whoever wants a clean
+//! end on SIGTERM has a thread that waits for it:
+//!
+//! ```no_run
+//! use std::time::Duration;
+//! # use wirelane::{Error, Handler, Message, Server, WebSocket};
+//! # struct Echo;
+//! # impl Handler for Echo {
+//! #     type Session = ();
+//! #     fn on_message(&mut self, ws: &mut WebSocket<'_, ()>, message: Message<'_>) {
+//! #         ws.send(message);
+//! #     }
+//! # }
+//!
+//! let server = Server::builder().listen("0.0.0.0:9001").websocket("/", |_worker| Echo).build()?;
+//! let handle = server.handle();
+//! // From the crate signal-hook; any other source of signals will do.
+//! let mut signals = signal_hook::iterator::Signals::new([15, 2]).expect("signals can be caught");
+//! std::thread::spawn(move || {
+//!     for _signal in signals.forever() {
+//!         // Close 1001 to everybody; whoever has not answered after 5 s is cut.
+//!         handle.shutdown(Duration::from_secs(5));
+//!     }
+//! });
+//! server.run()?;
+//! # Ok::<(), Error>(())
+//! ```
+//!
+//! # Logging
+//!
+//! Through the crate `log`: which driver runs (`info`), and what the operating system refuses a
+//! running server (`warn`). Nothing is logged per connection or message; [`Stats`] counts those.
 //!
 //! # The protocol alone
 //!
@@ -68,11 +104,15 @@ mod server;
 mod websocket;
 mod worker;
 
-pub use driver::{ConnectionId, DriverChoice as Driver, InvalidDriverChoice, ListenAddr};
+pub use driver::{
+    ConnectionId, DriverChoice as Driver, InvalidDriverChoice as InvalidDriver, InvalidListenAddr,
+    ListenAddr,
+};
 pub use error::{Close, CloseCause, Error, SendError};
 pub use handle::Handle;
 pub use handler::Handler;
 pub use http::Response;
+pub use protocol::upgrade::Request;
 pub use protocol::{CloseCode, Limits, Message};
 pub use server::{Server, ServerBuilder};
 pub use websocket::{SendStatus, WebSocket};

@@ -2,13 +2,14 @@
 
 use std::fmt;
 use std::num::NonZero;
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
 use crate::config::{Config, millis};
-use crate::driver::listener::{self, InvalidListenAddr, ListenOptions, PortSharing, UnixPathGuard};
+use crate::driver::listener::{self, ListenOptions, PortSharing, UnixPathGuard};
 use crate::driver::{self, DriverChoice, DriverOptions, ListenAddr};
 use crate::error::Error;
 use crate::handle::Handle;
@@ -34,7 +35,7 @@ type OnListening = Box<dyn FnOnce(&[ListenAddr]) + Send>;
 #[must_use = "a builder does nothing until `build` or `run`"]
 pub struct ServerBuilder {
     config: Config,
-    addresses: Vec<String>,
+    addresses: Vec<ListenAddr>,
     workers: usize,
     paths: Paths,
     routes: Vec<RouteFactory>,
@@ -56,16 +57,26 @@ impl ServerBuilder {
     }
 
     /// Adds an address: `127.0.0.1:9001`, `[::1]:9001`, `[::]:9001` (IPv6 and IPv4),
-    /// `localhost:9001` or `unix:/run/chat.sock`. Port 0 takes a free one; see
+    /// `localhost:9001` or `unix:/run/chat.sock`, as text, as a [`ListenAddr`] or as a
+    /// [`SocketAddr`](std::net::SocketAddr). Port 0 takes a free one; see
     /// [`Server::local_addrs`]. At least one address is needed.
-    pub fn listen(mut self, address: impl Into<String>) -> Self {
-        self.addresses.push(address.into());
+    pub fn listen<A>(mut self, address: A) -> Self
+    where
+        A: TryInto<ListenAddr>,
+        A::Error: fmt::Display,
+    {
+        match address.try_into() {
+            Ok(address) => self.addresses.push(address),
+            Err(error) => self.blame(Error::config("listen", error.to_string())),
+        }
         self
     }
 
-    /// Serves WebSocket connections at this path, which is compared as a whole with the path of
-    /// the request (without the query). `make` is called once per worker, on the worker's thread,
-    /// with its number from 0; what it returns stays on that thread.
+    /// Serves WebSocket connections at this path, which is compared as a whole, byte for byte,
+    /// with the path of the request (without the query, `%XX` not decoded). There are no
+    /// parameters and no wildcards: `/room/:id` is served at exactly `/room/:id`. `make` is called
+    /// once per worker, on the worker's thread, with its number from 0; what it returns stays on
+    /// that thread. What all workers share is captured, for example in an `Arc`.
     pub fn websocket<H: Handler>(
         mut self,
         path: &str,
@@ -87,8 +98,9 @@ impl ServerBuilder {
         self
     }
 
-    /// Answers a plain GET (and HEAD) at this path, which may also be a WebSocket path. `page` is
-    /// called on the worker's thread and should not block. The connection is closed after the
+    /// Answers a plain GET (and HEAD) at this path, which is compared as for
+    /// [`websocket`](Self::websocket) and may be the same. `page` is called on the worker's thread
+    /// and should not block; if it panics, the answer is 500. The connection is closed after the
     /// answer.
     pub fn get(
         mut self,
@@ -106,7 +118,8 @@ impl ServerBuilder {
         self
     }
 
-    /// The driver. Default [`DriverChoice::Auto`].
+    /// The driver. Default [`Driver::Auto`](crate::Driver::Auto). Which one runs is logged at level
+    /// `info`.
     pub fn driver(mut self, driver: DriverChoice) -> Self {
         self.config.driver = driver;
         self
@@ -149,7 +162,8 @@ impl ServerBuilder {
     }
 
     /// A peer from which nothing comes for so long, not even a pong, is cut (1006). Default
-    /// 120 s.
+    /// 120 s. Who lowers it lowers [`ping_interval`](Self::ping_interval) too: otherwise peers
+    /// that are alive but silent are cut before they are asked.
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
         self.config.idle_timeout_ms = millis(timeout);
         self
@@ -190,7 +204,8 @@ impl ServerBuilder {
         self
     }
 
-    /// Called once, when all workers accept connections, with the addresses as they were bound.
+    /// Called once, when all workers accept connections, with the addresses as they were bound, on
+    /// the thread that called [`Server::run`]. If it panics, the server stops and `run` panics.
     pub fn on_listening(mut self, call: impl FnOnce(&[ListenAddr]) + Send + 'static) -> Self {
         self.on_listening = Some(Box::new(call));
         self
@@ -225,13 +240,10 @@ impl ServerBuilder {
         let mut local_addrs = Vec::new();
         let mut unix_paths = Vec::new();
         for address in &self.addresses {
-            let parsed: ListenAddr = address
-                .parse()
-                .map_err(|error: InvalidListenAddr| Error::config("listen", error.to_string()))?;
-            let source = |source| Error::Listen { address: address.clone(), source };
+            let source = |source| Error::Listen { address: address.to_string(), source };
             let sharing = if workers > 1 { PortSharing::Opened } else { PortSharing::No };
             let options = ListenOptions { backlog: self.config.backlog, sharing, nodelay: true };
-            let first = listener::bind(&parsed, &options).map_err(source)?;
+            let first = listener::bind(address, &options).map_err(source)?;
             let options = ListenOptions { sharing: PortSharing::Joined, ..options };
             let bound = listener::local_addr(&first).map_err(source)?;
             unix_paths.extend(UnixPathGuard::new(&bound).map_err(source)?);
@@ -272,7 +284,7 @@ impl ServerBuilder {
         if !possible {
             let reason = format!(
                 "path {path:?} cannot be requested: it must start with '/' and hold neither \
-                 blanks nor '?' nor '#'"
+                 blanks nor '?' nor '#'; other characters than ASCII are written as %XX"
             );
             self.blame(Error::config(field, reason));
         }
@@ -296,6 +308,7 @@ impl fmt::Debug for ServerBuilder {
 }
 
 /// A server whose addresses are bound. See the [crate documentation](crate) for an example.
+#[must_use = "peers that connect are not served until `run`"]
 pub struct Server {
     config: Arc<Config>,
     shared: Arc<Shared>,
@@ -346,7 +359,7 @@ impl Server {
         } = self;
         let (ready, started) = mpsc::channel();
         let mut threads = Vec::new();
-        let mut result = Ok(());
+        let (mut result, mut called) = (Ok(()), Ok(()));
         for (number, listeners) in (0..config.workers).zip(listeners) {
             let worker = Start {
                 number,
@@ -371,11 +384,11 @@ impl Server {
         drop(ready);
         // Every worker that started says so; one that failed hangs up.
         let started = started.iter().take(threads.len()).count();
-        if result.is_ok() && started == usize::from(config.workers) {
-            if let Some(call) = on_listening {
-                call(&local_addrs);
-            }
-        } else {
+        let whole = result.is_ok() && started == usize::from(config.workers);
+        if whole && let Some(call) = on_listening {
+            called = panic::catch_unwind(AssertUnwindSafe(|| call(&local_addrs)));
+        }
+        if !whole || called.is_err() {
             shared.shut_down(0);
         }
         for (number, thread) in threads {
@@ -390,6 +403,10 @@ impl Server {
             }
         }
         drop(unix_paths);
+        if let Err(panicked) = called {
+            // The caller's own panic goes on, now that no worker is left behind.
+            panic::resume_unwind(panicked);
+        }
         result
     }
 }

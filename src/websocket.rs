@@ -1,9 +1,11 @@
 //! What a handler may do with a connection.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use crate::driver::ConnectionId;
 use crate::error::SendError;
+use crate::handle::Handle;
 use crate::protocol::{CloseCode, Message};
 use crate::worker::Core;
 
@@ -75,8 +77,9 @@ impl<S> WebSocket<'_, S> {
         self.core.close(self.id, code, reason);
     }
 
-    /// Ends the TCP connection at once, without a close handshake; what is queued is lost.
-    /// `on_close` follows with 1006 as soon as the present method has returned.
+    /// Ends the TCP connection at once, without a close handshake; what is queued is lost, and
+    /// nothing more is taken. `on_close` follows with 1006 as soon as the present method has
+    /// returned.
     pub fn terminate(&mut self) {
         self.core.terminate(self.id);
     }
@@ -86,9 +89,21 @@ impl<S> WebSocket<'_, S> {
         self.core.buffered_amount(self.id)
     }
 
-    /// The state of this connection.
-    pub fn session(&mut self) -> &mut S {
+    /// The state of this connection. `ws.send(&format!("{}", ws.session().name))` compiles; to send
+    /// a borrowed part of it as it is, clone that part first.
+    pub fn session(&self) -> &S {
         self.session
+    }
+
+    /// The state of this connection, to change it.
+    pub fn session_mut(&mut self) -> &mut S {
+        self.session
+    }
+
+    /// A handle of the server, for what goes on after this method has returned: another thread
+    /// that answers later, a timer, closing a connection other than this one.
+    pub fn handle(&self) -> Handle {
+        Handle { shared: Arc::clone(&self.core.shared) }
     }
 
     /// The name of this connection for ever; see [`ConnectionId`].

@@ -30,7 +30,7 @@ impl Handler for Reporter {
     type Session = u32;
 
     fn on_message(&mut self, ws: &mut WebSocket<'_, u32>, message: Message<'_>) {
-        *ws.session() += 1;
+        *ws.session_mut() += 1;
         match message {
             Message::Text("close") => {
                 ws.close(CloseCode::new(4001).expect("a private code"), "as you wish");
@@ -161,7 +161,7 @@ fn on_close_comes_exactly_once(driver: Driver) {
             _ => peer.send(&[0xff]),
         }
         count += 1;
-        let (code, _, cause) = reported.recv_timeout(PATIENCE).expect("on_close");
+        let (code, reason, cause) = reported.recv_timeout(PATIENCE).expect("on_close");
         match round % 4 {
             0 => assert!(
                 matches!(cause, CloseCause::Io(_)) && code == 1006,
@@ -169,7 +169,10 @@ fn on_close_comes_exactly_once(driver: Driver) {
             ),
             1 => assert_eq!((code, cause), (1006, CloseCause::Ended)),
             2 => assert_eq!((code, cause), (1000, CloseCause::Peer)),
-            _ => assert!(matches!(cause, CloseCause::Protocol(_)) && code == 1002, "{cause:?}"),
+            _ => {
+                assert!(matches!(cause, CloseCause::Protocol(_)) && code == 1002, "{cause:?}");
+                assert_eq!(reason, "reserved bit set", "what the peer was told");
+            }
         }
     }
     let stats = server.wait_for("every slot to be free", |stats| stats.connections == 0);

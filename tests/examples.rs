@@ -377,6 +377,14 @@ fn wrong_arguments_are_named_and_end_with_status_2() {
             assert!(first.contains(named), "{name} {args:?}: {first}");
         }
     }
+    let wrong: [(&[&str], &str); 3] =
+        [(&[], "--url"), (&["--url", "http://localhost"], "ws://HOST:PORT"), (&["-x"], "-x")];
+    for (args, named) in wrong {
+        let output = run("autobahn_client", args);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {stderr}");
+        assert!(stderr.lines().next().unwrap_or_default().contains(named), "{stderr}");
+    }
 }
 
 #[test]
@@ -387,6 +395,9 @@ fn help_is_no_mistake() {
         let text = String::from_utf8(output.stdout).expect("UTF-8");
         assert!(text.contains("--listen") && text.contains("io_uring"), "{text}");
     }
+    let output = run("autobahn_client", &["--help"]);
+    assert!(output.status.success());
+    assert!(String::from_utf8_lossy(&output.stdout).contains("--url ws://HOST:PORT"));
 }
 
 #[test]

@@ -581,7 +581,7 @@ impl Handler for Panicker {
                 panic!("asked for by the test");
             }
             Message::Text("panic with value") => std::panic::panic_any(Bomb { armed: true }),
-            Message::Text("arm") => ws.session().armed = true,
+            Message::Text("arm") => ws.session_mut().armed = true,
             other => {
                 ws.send(other);
             }

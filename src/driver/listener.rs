@@ -23,7 +23,17 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 /// | `localhost:9001` | the first address of this name that can be bound, looked up on binding |
 /// | `unix:/run/app.sock` | a Unix socket |
 ///
-/// Port 0 lets the kernel choose. Parsed with [`FromStr`], displayed the same way.
+/// Port 0 lets the kernel choose. Parsed with [`FromStr`] or [`TryFrom`], displayed the same way.
+///
+/// ```
+/// use wirelane::ListenAddr;
+///
+/// let everywhere: ListenAddr = "[::]:9001".parse()?;
+/// assert_eq!(everywhere.to_string(), "[::]:9001");
+/// let error = "9001".parse::<ListenAddr>().unwrap_err();
+/// assert!(error.to_string().contains("127.0.0.1:9001"));
+/// # Ok::<(), wirelane::InvalidListenAddr>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ListenAddr(Target);
 
@@ -88,21 +98,30 @@ impl FromStr for ListenAddr {
         if let Ok(addr) = text.parse::<SocketAddr>() {
             return Ok(addr.into());
         }
-        if text.parse::<Ipv6Addr>().is_ok() {
-            return invalid(format!("write [{text}]:PORT"));
+        if let Some((_, rest)) = text.split_once("://") {
+            return invalid(format!("leave out the scheme: write {}", rest.trim_end_matches('/')));
         }
-        let Some((host, port)) = text.rsplit_once(':') else {
+        if text.contains('/') {
+            return invalid(
+                "a path: write unix:PATH for a Unix socket, HOST:PORT for TCP".to_owned(),
+            );
+        }
+        if text.parse::<Ipv6Addr>().is_ok() {
+            // The last group of an address without brackets may have been meant as the port.
+            return invalid(format!("an IPv6 address has brackets: write [{text}]:PORT"));
+        }
+        if text.parse::<u16>().is_ok() {
+            return invalid(which_host(text));
+        }
+        let Some((host, port)) = text.rsplit_once(':').filter(|_| !text.ends_with(']')) else {
             let host = if text.is_empty() { "127.0.0.1" } else { text };
             return invalid(format!("the port is missing: write {host}:PORT"));
         };
         if port.parse::<u16>().is_err() {
             return invalid("the port must be a number from 0 to 65535".to_owned());
         }
-        if host.is_empty() {
-            return invalid(format!(
-                "the host is missing: write 127.0.0.1:{port} for this machine only, \
-                 0.0.0.0:{port} for every IPv4 address, [::]:{port} for every address"
-            ));
+        if host.is_empty() || host == "*" {
+            return invalid(which_host(port));
         }
         let is_name = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
         if !host.chars().all(is_name) {
@@ -110,6 +129,38 @@ impl FromStr for ListenAddr {
         }
         Ok(Self(Target::Name(text.to_owned())))
     }
+}
+
+impl TryFrom<&str> for ListenAddr {
+    type Error = InvalidListenAddr;
+
+    fn try_from(text: &str) -> Result<Self, InvalidListenAddr> {
+        text.parse()
+    }
+}
+
+impl TryFrom<&String> for ListenAddr {
+    type Error = InvalidListenAddr;
+
+    fn try_from(text: &String) -> Result<Self, InvalidListenAddr> {
+        text.parse()
+    }
+}
+
+impl TryFrom<String> for ListenAddr {
+    type Error = InvalidListenAddr;
+
+    fn try_from(text: String) -> Result<Self, InvalidListenAddr> {
+        text.parse()
+    }
+}
+
+/// What to write in front of a port that stands alone.
+fn which_host(port: &str) -> String {
+    format!(
+        "the host is missing: write 127.0.0.1:{port} for this machine only, 0.0.0.0:{port} for \
+         every IPv4 address, [::]:{port} for every address"
+    )
 }
 
 /// The text is no [`ListenAddr`]; the message says what to write instead.
@@ -288,7 +339,7 @@ fn listen(socket: Socket, options: &ListenOptions) -> io::Result<Socket> {
 fn remove_dead_socket(path: &Path, addr: &SockAddr, in_use: io::Error) -> io::Result<()> {
     let before = fs::symlink_metadata(path)?;
     if !before.file_type().is_socket() {
-        return Err(in_use);
+        return Err(io::Error::new(in_use.kind(), "the path exists and is not a socket"));
     }
     let kind = Type::STREAM.cloexec().nonblocking();
     match Socket::new(Domain::UNIX, kind, None)?.connect(addr) {
@@ -371,7 +422,12 @@ mod tests {
         assert!(hint("localhost:http").contains("number from 0 to 65535"));
         assert!(hint("localhost:65536").contains("number from 0 to 65535"));
         assert!(hint("unix:").contains("write unix:PATH"));
-        assert!(hint("ws://localhost:9001").contains("HOST:PORT"));
+        assert!(hint("9001").contains("write 127.0.0.1:9001"));
+        assert!(hint("*:9001").contains("[::]:9001"));
+        assert!(hint("[::1]").contains("write [::1]:PORT"));
+        assert!(hint("ws://localhost:9001/").ends_with("write localhost:9001"));
+        assert!(hint("/run/app.sock").contains("unix:PATH"));
+        assert!(hint("localhost:9001/chat").contains("HOST:PORT"));
         assert!(hint("1:2:3:9001").contains("[IPV6]:PORT"));
     }
 
@@ -477,6 +533,7 @@ mod tests {
         fs::write(scratch.path(), "precious").unwrap();
         let error = bind(&ListenAddr::unix(scratch.path()), &ListenOptions::default()).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+        assert!(error.to_string().contains("not a socket"), "{error}");
         assert_eq!(fs::read_to_string(scratch.path()).unwrap(), "precious");
     }
 

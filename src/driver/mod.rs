@@ -74,7 +74,7 @@ pub(crate) mod token;
 pub(crate) mod uring;
 pub(crate) mod waker;
 
-pub use listener::ListenAddr;
+pub use listener::{InvalidListenAddr, ListenAddr};
 pub(crate) use memory::ReceiveMemory;
 pub use token::ConnectionId;
 pub(crate) use waker::Waker;

@@ -36,6 +36,13 @@ impl std::fmt::Debug for ConnectionId {
     }
 }
 
+/// The same as `Debug`, for log lines: `worker:slot.generation`.
+impl std::fmt::Display for ConnectionId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Debug::fmt(self, f)
+    }
+}
+
 /// What a kernel token is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -144,6 +151,11 @@ mod tests {
         assert!(token.is_of_generation(0x0000_0005));
         assert!(!token.is_of_generation(0xF000_0006));
         assert_eq!(token.operation(), Some(Operation::Receive));
+    }
+
+    #[test]
+    fn ids_are_displayed_for_log_lines() {
+        assert_eq!(ConnectionId::new(1, 2, 3).to_string(), "1:2.3");
     }
 
     #[test]

@@ -44,7 +44,19 @@ impl CloseCode {
     /// 1014: a gateway got a bad answer from upstream (IANA registry).
     pub const BAD_GATEWAY: Self = Self::known(1014);
 
-    /// A close code from a number.
+    /// A close code from a number; for an application's own ones 4000 to 4999 are free.
+    ///
+    /// ```
+    /// use wirelane::CloseCode;
+    ///
+    /// // Checked when compiled.
+    /// const KICKED: CloseCode = match CloseCode::new(4001) {
+    ///     Ok(code) => code,
+    ///     Err(_) => panic!("not allowed on the wire"),
+    /// };
+    /// assert_eq!(KICKED.get(), 4001);
+    /// assert!(CloseCode::new(1005).is_err());
+    /// ```
     ///
     /// # Errors
     ///

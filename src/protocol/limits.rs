@@ -18,6 +18,7 @@
 /// assert_eq!(Limits::new().max_headers(0).check(), Err("max_headers"));
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "every setter returns the changed limits and leaves the old ones as they were"]
 pub struct Limits {
     max_frame: u32,
     max_message: u32,
@@ -65,18 +66,20 @@ impl Limits {
     }
 
     /// Largest head of an opening handshake, request line and headers, in bytes. Default: 16 KiB.
+    /// Over it: 431.
     pub const fn max_head(mut self, bytes: u32) -> Self {
         self.max_head = clip(bytes);
         self
     }
 
-    /// Largest request target of an opening handshake, in bytes. Default: 8 KiB.
+    /// Largest request target of an opening handshake, in bytes. Default: 8 KiB. Over it: 414.
     pub const fn max_target(mut self, bytes: u32) -> Self {
         self.max_target = clip(bytes);
         self
     }
 
-    /// Most header lines of an opening handshake. Default: 100.
+    /// Most header lines of an opening handshake. Default: 100; above
+    /// [`MAX_HEADERS`](super::upgrade::MAX_HEADERS) nothing changes any more. Over it: 431.
     pub const fn max_headers(mut self, lines: u32) -> Self {
         self.max_headers = clip(lines);
         self

@@ -278,7 +278,11 @@ impl Core {
     }
 
     pub(crate) fn terminate(&mut self, id: ConnectionId) {
-        if self.table.get(id).is_some_and(|c| matches!(c.phase, Phase::Live(_))) {
+        if let Some(connection) = self.table.get_mut(id)
+            && let Phase::Live(live) = &mut connection.phase
+        {
+            // Nothing is written, but nothing more is taken either: `send` says so from here on.
+            live.endpoint.close(None, "", &mut Vec::new());
             self.doomed.push((id, CloseCause::Terminated));
         }
     }

@@ -489,7 +489,7 @@ impl Crank {
         live.endpoint.fail(error, outgoing.append());
         let code = u16::from(error.close_code());
         let cause = CloseCause::Protocol(error);
-        self.finish(id, Close { code, reason: "", cause }, After::Drain);
+        self.finish(id, Close { code, reason: error.reason(), cause }, After::Drain);
     }
 
     /// The connection is over for any other reason.

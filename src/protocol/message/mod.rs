@@ -17,6 +17,16 @@ pub use received::{CompleteText, ReceivedBytes, ReceivedText};
 pub(super) use assembly::{Assembled, Assembly};
 
 /// A whole message, borrowed. Two words and a tag, `Copy`.
+///
+/// Made from a reference: `&str` and `&String` become text, `&[u8]`, `&[u8; N]` and `&Vec<u8>`
+/// become binary. So what `format!` made is sent with an `&` in front.
+///
+/// ```
+/// use wirelane::Message;
+///
+/// assert_eq!(Message::from(&format!("{} + {}", 1, 2)), Message::Text("1 + 2"));
+/// assert_eq!(Message::from(b"\x00\xFF"), Message::Binary(&[0x00, 0xFF]));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Message<'a> {
     /// UTF-8 text (opcode 0x1).
@@ -72,6 +82,13 @@ impl<'a> From<&'a String> for Message<'a> {
 
 impl<'a> From<&'a [u8]> for Message<'a> {
     fn from(bytes: &'a [u8]) -> Self {
+        Self::Binary(bytes)
+    }
+}
+
+/// Byte string literals: `b"..."`.
+impl<'a, const LEN: usize> From<&'a [u8; LEN]> for Message<'a> {
+    fn from(bytes: &'a [u8; LEN]) -> Self {
         Self::Binary(bytes)
     }
 }
