@@ -10,6 +10,7 @@
 
 mod assertions;
 mod client;
+mod deadlines;
 mod log;
 mod mischief;
 mod promises;
