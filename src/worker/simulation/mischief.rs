@@ -11,7 +11,7 @@ use crate::config::Config;
 use crate::driver::simulated::{Faults, Random, Seen, for_each_seed};
 use crate::error::CloseCause;
 use crate::handle::Handle;
-use crate::protocol::{CloseCode, Message};
+use crate::protocol::CloseCode;
 use crate::websocket::SendStatus;
 
 /// Longest message of a client: what is under way when a connection ends stays below the bytes

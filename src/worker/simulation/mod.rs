@@ -8,9 +8,12 @@
 //! turn; each of the other files adds one promise of the server and a world that tries to break
 //! it. `WIRELANE_SEEDS=20000 cargo test --release --lib simulation` looks further.
 
+mod accepting;
 mod assertions;
 mod client;
+mod deadlines;
 mod log;
+mod mailbox;
 mod mischief;
 mod promises;
 mod scripted;

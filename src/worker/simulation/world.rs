@@ -129,21 +129,31 @@ impl World {
         let pause_ms = random.length(200) as u64;
         match timeout_ms {
             Some(timeout_ms) if timeout_ms <= pause_ms => self.turn(),
-            _ => self.network.advance(pause_ms),
+            _ => self.pass(pause_ms),
+        }
+    }
+
+    /// Time passes while the worker waits, as if it were in the middle of `wait`.
+    fn pass(&mut self, ms: u64) {
+        self.network.advance(ms);
+        self.worker.crank.core.now_ms = self.network.now_ms();
+    }
+
+    /// One turn, or time passes until `end_ms` if nothing happens before.
+    pub(super) fn turn_before(&mut self, end_ms: u64) {
+        let left_ms = end_ms.saturating_sub(self.now_ms());
+        let sleeps = self.worker.crank.timeout_ms().is_none_or(|timeout_ms| timeout_ms > left_ms);
+        if self.network.is_quiet() && sleeps {
+            self.pass(left_ms);
+        } else {
+            self.turn();
         }
     }
 
     /// Turns until this moment; the clients listen.
     pub(super) fn run_until(&mut self, end_ms: u64, clients: &mut [Client]) {
         while self.now_ms() < end_ms {
-            let left_ms = end_ms - self.now_ms();
-            let idle = self.network.is_quiet()
-                && self.worker.crank.timeout_ms().is_none_or(|timeout_ms| timeout_ms > left_ms);
-            if idle {
-                self.network.advance(left_ms)
-            } else {
-                self.turn()
-            }
+            self.turn_before(end_ms);
             clients.iter_mut().for_each(Client::listen);
         }
     }
