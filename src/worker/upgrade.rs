@@ -115,11 +115,6 @@ impl Crank {
             return self.end_with(id, &internal_error(false));
         };
         let core = &mut self.core;
-        let Some(session) = self.routes[usize::from(route)].begin() else {
-            core.tally.handler_panics += 1;
-            core.tally.refused += 1;
-            return self.end_with(id, &internal_error(false));
-        };
         let Some(connection) = core.table.get_mut(id) else { return };
         let endpoint = Endpoint::server(core.config.limits);
         connection.phase = Phase::Live(Live { endpoint, session, route });
