@@ -17,5 +17,6 @@ mod mailbox;
 mod mischief;
 mod promises;
 mod scripted;
+mod segmentation;
 mod shutdown;
 mod world;
