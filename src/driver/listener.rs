@@ -7,7 +7,7 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, ToSocketAddrs};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -255,13 +255,12 @@ pub(crate) fn local_addr(listener: &Socket) -> io::Result<ListenAddr> {
 
 /// Removes the file of a Unix socket when dropped, unless somebody has replaced it.
 ///
-/// Drop it before the listener: while that is open its inode number cannot be given to another
-/// file, so that a file with this number is ours.
+/// Costs one descriptor, which keeps the file's inode in being: otherwise its number could be given
+/// to the file of a successor that starts while the last connections of this server end.
 #[derive(Debug)]
 pub(crate) struct UnixPathGuard {
     path: PathBuf,
-    device: u64,
-    inode: u64,
+    file: fs::File,
 }
 
 impl UnixPathGuard {
@@ -274,16 +273,18 @@ impl UnixPathGuard {
         let Some(path) = addr.unix_path() else { return Ok(None) };
         // The process may change its directory before the end.
         let path = std::path::absolute(path)?;
-        let metadata = fs::symlink_metadata(&path)?;
-        Ok(Some(Self { path, device: metadata.dev(), inode: metadata.ino() }))
+        // open(2): O_PATH opens what can neither be read nor written, like a socket's file.
+        let flags = libc::O_PATH | libc::O_NOFOLLOW;
+        let file = fs::OpenOptions::new().read(true).custom_flags(flags).open(&path)?;
+        Ok(Some(Self { path, file }))
     }
 }
 
 impl Drop for UnixPathGuard {
     fn drop(&mut self) {
-        if let Ok(metadata) = fs::symlink_metadata(&self.path)
-            && metadata.dev() == self.device
-            && metadata.ino() == self.inode
+        if let Ok(ours) = self.file.metadata()
+            && let Ok(present) = fs::symlink_metadata(&self.path)
+            && (present.dev(), present.ino()) == (ours.dev(), ours.ino())
         {
             // A file that cannot be removed is replaced by the next start.
             let _ = fs::remove_file(&self.path);
@@ -544,6 +545,20 @@ mod tests {
         let _first = bind(&addr, &ListenOptions::default()).unwrap();
         let guard = UnixPathGuard::new(&addr).unwrap().unwrap();
         fs::remove_file(scratch.path()).unwrap();
+        let _second = bind(&addr, &ListenOptions::default()).unwrap();
+        drop(guard);
+        assert!(UnixStream::connect(scratch.path()).is_ok());
+    }
+
+    /// A server that stops has closed its listener long before the last connection is gone, and a
+    /// file system may give the number of a removed file to the next one.
+    #[test]
+    fn the_guard_knows_a_successors_file_after_its_own_listener_has_gone() {
+        let scratch = Scratch::new();
+        let addr = ListenAddr::unix(scratch.path());
+        let first = bind(&addr, &ListenOptions::default()).unwrap();
+        let guard = UnixPathGuard::new(&addr).unwrap().unwrap();
+        drop(first);
         let _second = bind(&addr, &ListenOptions::default()).unwrap();
         drop(guard);
         assert!(UnixStream::connect(scratch.path()).is_ok());
