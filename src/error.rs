@@ -114,6 +114,8 @@ pub enum CloseCause {
     Io(io::ErrorKind),
     /// Nothing came from the peer for `idle_timeout`.
     IdleTimeout,
+    /// The peer did not answer a ping within `pong_timeout`, nor sent anything else.
+    PongTimeout,
     /// The peer took none of the queued bytes for `write_timeout`.
     WriteTimeout,
     /// The peer did not answer our Close within `close_timeout`.

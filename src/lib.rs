@@ -58,6 +58,7 @@ pub mod simd;
 
 mod config;
 mod connection;
+mod context;
 mod driver;
 mod error;
 mod handle;
@@ -68,6 +69,7 @@ mod server;
 mod websocket;
 mod worker;
 
+pub use context::{TimerError, TimerId, WorkerContext};
 pub use driver::{ConnectionId, DriverChoice as Driver, InvalidDriverChoice, ListenAddr};
 pub use error::{Close, CloseCause, Error, SendError};
 pub use handle::Handle;
