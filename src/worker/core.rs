@@ -449,26 +449,28 @@ impl Core {
             return NEVER;
         }
         let mut deadline = connection.deadline_ms;
-        if let Phase::Live(live) = &connection.phase {
-            if !live.endpoint.is_open() {
-                return deadline;
-            }
-            // Until then it is the deadline of the pong, which may be on its way.
+        if connection.pinged {
+            // It is that of the pong, which may be on its way, or may not have been asked for yet.
             if connection.reading_paused || connection.blocked {
                 deadline = NEVER;
             }
+        } else if deadline != NEVER {
+            // Nothing else counts while a phase with a deadline lasts.
+            return deadline;
+        }
+        if let Phase::Live(live) = &connection.phase {
             // A peer that is not read cannot prove that it is alive; the write timeout watches it.
             if !connection.reading_paused {
                 deadline = deadline.min(after(connection.last_received_ms, config.idle_timeout_ms));
-                if !connection.pinged {
+                if !connection.pinged && live.endpoint.is_open() {
                     deadline = deadline.min(self.ping_due_ms(id, connection));
                 }
             }
-            if connection.blocked
-                && let Some(outgoing) = &connection.outgoing
-            {
-                deadline = deadline.min(after(outgoing.progress_ms, config.write_timeout_ms));
-            }
+        }
+        if connection.blocked
+            && let Some(outgoing) = &connection.outgoing
+        {
+            deadline = deadline.min(after(outgoing.progress_ms, config.write_timeout_ms));
         }
         deadline
     }

@@ -560,9 +560,9 @@ impl Crank {
             Phase::Upgrade(None) | Phase::Draining { .. } => core.release(id),
             Phase::Upgrade(Some(_)) => self.refuse(id, protocol::upgrade::Refusal::Timeout),
             Phase::Gone => {}
-            Phase::Live(live) => {
+            Phase::Live(_) => {
                 let idle_ms = after(connection.last_received_ms, config.idle_timeout_ms);
-                if !live.endpoint.is_open() {
+                if !connection.pinged && connection.deadline_ms <= now_ms {
                     self.end(id, CloseCause::CloseTimeout);
                 } else if !connection.reading_paused && idle_ms <= now_ms {
                     self.end(id, CloseCause::IdleTimeout);
