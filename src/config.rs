@@ -23,8 +23,12 @@ pub(crate) struct Config {
     pub(crate) handshake_timeout_ms: u64,
     pub(crate) idle_timeout_ms: u64,
     pub(crate) ping_interval_ms: u64,
+    pub(crate) pong_timeout_ms: u64,
+    pub(crate) max_lifetime_ms: u64,
     pub(crate) close_timeout_ms: u64,
     pub(crate) write_timeout_ms: u64,
+    /// Timers that one connection may have.
+    pub(crate) max_timers: u32,
     /// Pending connections that the kernel keeps per listener.
     pub(crate) backlog: u32,
     /// Bytes one receive may bring.
@@ -42,8 +46,11 @@ impl Default for Config {
             handshake_timeout_ms: 10_000,
             idle_timeout_ms: 120_000,
             ping_interval_ms: 30_000,
+            pong_timeout_ms: 0,
+            max_lifetime_ms: 0,
             close_timeout_ms: 5_000,
             write_timeout_ms: 30_000,
+            max_timers: 64,
             backlog: 4096,
             receive_buffer: 256 * 1024,
         }
@@ -77,6 +84,10 @@ impl Config {
                 "max_connections",
                 "0 would refuse everybody; use 1 or more",
             ));
+        }
+        if self.pong_timeout_ms != 0 && self.ping_interval_ms == 0 {
+            let reason = "no ping is sent without `ping_interval`; set both, or neither";
+            return Err(Error::config("pong_timeout", reason));
         }
         if self.backlog == 0 || self.backlog > i32::MAX as u32 {
             return Err(Error::config("backlog", "use a value from 1 to 2147483647"));
@@ -114,6 +125,8 @@ mod tests {
         let base = Config::default;
         assert_eq!(field(&Config { max_backpressure: 10, ..base() }), "max_backpressure");
         assert_eq!(field(&Config { max_connections: 0, ..base() }), "max_connections");
+        let pong_timeout = Config { pong_timeout_ms: 1, ping_interval_ms: 0, ..base() };
+        assert_eq!(field(&pong_timeout), "pong_timeout");
         assert_eq!(field(&Config { backlog: 0, ..base() }), "backlog");
         assert_eq!(field(&Config { receive_buffer: 1, ..base() }), "receive_buffer");
         assert_eq!(field(&Config { limits: Limits::new().max_message(0), ..base() }), "limits");

@@ -114,6 +114,8 @@ pub enum CloseCause {
     Io(io::ErrorKind),
     /// Nothing came from the peer for `idle_timeout`.
     IdleTimeout,
+    /// The peer did not answer a ping within `pong_timeout`, nor sent anything else.
+    PongTimeout,
     /// The peer took none of the queued bytes for `write_timeout`.
     WriteTimeout,
     /// The peer did not answer our Close within `close_timeout`.
@@ -135,6 +137,7 @@ impl fmt::Display for CloseCause {
             Self::Ended => "ended by the peer without a close handshake",
             Self::Io(kind) => return write!(f, "the socket failed: {kind}"),
             Self::IdleTimeout => "idle timeout",
+            Self::PongTimeout => "pong timeout",
             Self::WriteTimeout => "write timeout",
             Self::CloseTimeout => "close timeout",
             Self::Terminated => "terminated by this side",

@@ -1,5 +1,6 @@
 //! What the application implements.
 
+use crate::context::WorkerContext;
 use crate::error::Close;
 use crate::protocol::Message;
 use crate::websocket::WebSocket;
@@ -38,6 +39,13 @@ pub trait Handler: 'static {
     /// has returned. Costs its size plus 8 bytes per connection.
     type Session: Default + 'static;
 
+    /// The worker is ready; it accepts connections after this has returned. The place to set the
+    /// first worker timer. A panic here is counted in
+    /// [`Stats::handler_panics`](crate::Stats::handler_panics) and stops nothing.
+    fn on_start(&mut self, worker: &mut WorkerContext<'_>) {
+        let _ = worker;
+    }
+
     /// The opening handshake is complete; the first message has not been looked at. Sending is
     /// possible.
     fn on_open(&mut self, ws: &mut WebSocket<'_, Self::Session>) {
@@ -62,8 +70,29 @@ pub trait Handler: 'static {
     /// Everything that the socket had not taken at once has now been taken: whoever stopped
     /// sending at [`SendStatus::Queued`](crate::SendStatus::Queued) or
     /// [`Dropped`](crate::SendStatus::Dropped) may go on.
+    ///
+    /// It cannot be lost: each time the socket was full, this follows exactly once as soon as the
+    /// queue is empty, unless the connection ends first (`on_close`), however the queue came to
+    /// be filled: by this handler, another connection, another thread. It never runs inside of
+    /// `send`. It is no promise that the socket is empty now: what another call sent in between
+    /// may have filled it again, and then it comes again.
     fn on_drain(&mut self, ws: &mut WebSocket<'_, Self::Session>) {
         let _ = ws;
+    }
+
+    /// A timer of this connection is due, set with
+    /// [`WebSocket::set_timer`](crate::WebSocket::set_timer) under this key. Comes in any order
+    /// with messages, also while reading is paused and during the close handshake, never after
+    /// `on_close`.
+    fn on_timer(&mut self, ws: &mut WebSocket<'_, Self::Session>, key: u64) {
+        let _ = (ws, key);
+    }
+
+    /// A timer of this handler is due, set with
+    /// [`WorkerContext::set_timer`](crate::WorkerContext::set_timer) under this key. A panic here is
+    /// counted and costs nobody a connection.
+    fn on_worker_timer(&mut self, worker: &mut WorkerContext<'_>, key: u64) {
+        let _ = (worker, key);
     }
 
     /// The connection is over, for the reason in `close`. Nothing can be sent to it any more;

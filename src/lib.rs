@@ -94,6 +94,7 @@ pub mod simd;
 
 mod config;
 mod connection;
+mod context;
 mod driver;
 mod error;
 mod handle;
@@ -104,6 +105,7 @@ mod server;
 mod websocket;
 mod worker;
 
+pub use context::{TimerError, TimerId, WorkerContext};
 pub use driver::{
     ConnectionId, DriverChoice as Driver, InvalidDriverChoice as InvalidDriver, InvalidListenAddr,
     ListenAddr,

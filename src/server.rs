@@ -169,11 +169,37 @@ impl ServerBuilder {
         self
     }
 
-    /// A peer from which nothing came for so long is sent a ping, once. Should be less than half
-    /// of the idle timeout, so that a live peer is never cut, and less than the 60 s after which
-    /// common proxies cut. Default 30 s.
+    /// A peer from which nothing came for so long is sent a ping, once. Up to a quarter earlier,
+    /// each connection at its own moment, so that many that were opened together are not all
+    /// pinged in one turn. Should be less than half of the idle timeout, so that a live peer is
+    /// never cut, and less than the 60 s after which common proxies cut. Default 30 s.
     pub fn ping_interval(mut self, interval: Duration) -> Self {
         self.config.ping_interval_ms = millis(interval);
+        self
+    }
+
+    /// A peer that sends nothing for so long after such a ping, neither the pong nor anything else,
+    /// is cut (1006, [`CloseCause::PongTimeout`](crate::CloseCause::PongTimeout)). While earlier
+    /// bytes keep the ping from leaving, and while reading is paused, it does not count. Needs
+    /// `ping_interval`. Default zero: off, the idle timeout is enough.
+    pub fn pong_timeout(mut self, timeout: Duration) -> Self {
+        self.config.pong_timeout_ms = millis(timeout);
+        self
+    }
+
+    /// A connection is closed (1001) when it has been open for so long, or up to an eighth
+    /// earlier, each at its own moment, so that those that were opened together do not come back
+    /// together; for moving clients between servers. Costs 24 bytes per connection. Default zero:
+    /// off.
+    pub fn max_lifetime(mut self, lifetime: Duration) -> Self {
+        self.config.max_lifetime_ms = millis(lifetime);
+        self
+    }
+
+    /// Timers that one connection may have at a time; see
+    /// [`WebSocket::set_timer`](crate::WebSocket::set_timer). Default 64.
+    pub fn max_timers(mut self, timers: u32) -> Self {
+        self.config.max_timers = timers;
         self
     }
 

@@ -2,12 +2,16 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
+use crate::config::millis;
+use crate::context::{TimerError, TimerId, WorkerContext};
 use crate::driver::ConnectionId;
 use crate::error::SendError;
 use crate::handle::Handle;
 use crate::protocol::{CloseCode, Message};
 use crate::worker::Core;
+use crate::worker::schedule::Owner;
 
 /// What became of a message given to [`WebSocket::send`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,6 +113,53 @@ impl<S> WebSocket<'_, S> {
     /// The name of this connection for ever; see [`ConnectionId`].
     pub fn id(&self) -> ConnectionId {
         self.id
+    }
+
+    /// Stops reading from the peer, so that its kernel's buffers and ours fill up and it has to
+    /// wait; for whoever needs time for what was received: a database, another connection.
+    ///
+    /// In `on_message` the present message is the last one. What has been received already, at
+    /// most one `receive_buffer` (a few of those with io_uring), waits in memory and is delivered
+    /// in order after [`resume_reading`](Self::resume_reading). Nothing of the peer is seen in
+    /// between, neither its pongs nor its Close nor its FIN, so idle and pong timeout do not
+    /// count; the write timeout does. Calls do not add up: one resume is enough. Without effect
+    /// after [`close`](Self::close), which reads on by itself to see the answer.
+    ///
+    /// A connection whose queue is long is paused anyway (see
+    /// [`max_backpressure`](crate::ServerBuilder::max_backpressure)); it is read again when neither
+    /// reason is left.
+    pub fn pause_reading(&mut self) {
+        self.core.pause_for_handler(self.id);
+    }
+
+    /// Reads again after [`pause_reading`](Self::pause_reading): first the messages that waited,
+    /// after the present method has returned. Nothing happens if reading was not paused.
+    pub fn resume_reading(&mut self) {
+        self.core.resume_for_handler(self.id);
+    }
+
+    /// Has [`on_timer`](crate::Handler::on_timer) called for this connection with `key`, once,
+    /// after `delay`: not earlier, and at the end of a turn that takes longer, later. Whole
+    /// milliseconds, rounded up; zero is the next turn. Several timers may have the same key.
+    /// Those left when the connection ends never fire. Costs about 100 bytes until then.
+    ///
+    /// # Errors
+    ///
+    /// [`TimerError::TooMany`] if the connection has
+    /// [`max_timers`](crate::ServerBuilder::max_timers), [`TimerError::Gone`] in `on_close`.
+    pub fn set_timer(&mut self, delay: Duration, key: u64) -> Result<TimerId, TimerError> {
+        self.core.set_timer(Owner::Connection(self.id), millis(delay), key)
+    }
+
+    /// Takes back a timer of this connection. False if it has fired or is not one of its own.
+    pub fn cancel_timer(&mut self, timer: TimerId) -> bool {
+        self.core.schedule.cancel(Owner::Connection(self.id), timer)
+    }
+
+    /// The worker that this runs on: timers of the handler, and other connections by id.
+    pub fn worker(&mut self) -> WorkerContext<'_> {
+        let handler = self.core.route_of(self.id);
+        WorkerContext::new(self.core, Some(handler))
     }
 
     /// The peer's address, asked of the kernel (one system call). `None` on Unix sockets and

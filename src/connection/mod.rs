@@ -46,6 +46,10 @@ pub(crate) struct Connection {
     pub(crate) pinged: bool,
     /// The peer sent FIN while input was still held.
     pub(crate) peer_ended: bool,
+    /// The application asked not to read.
+    pub(crate) paused_by_handler: bool,
+    /// Is in the worker's list of connections to read again.
+    pub(crate) resume_due: bool,
 }
 
 /// The stage that eats the next byte.
@@ -96,6 +100,8 @@ impl Connection {
             reading_paused: false,
             pinged: false,
             peer_ended: false,
+            paused_by_handler: false,
+            resume_due: false,
         }
     }
 

@@ -24,6 +24,8 @@ pub(crate) struct Outgoing {
     pong: Vec<u8>,
     /// Received bytes that are looked at only when the socket has taken enough again.
     held: Vec<u8>,
+    /// How many of those were looked at after all.
+    held_start: usize,
     /// When the socket last took something while it was full.
     pub(crate) progress_ms: u64,
 }
@@ -79,17 +81,31 @@ impl Outgoing {
 
     /// Keeps received bytes for later.
     pub(crate) fn hold(&mut self, input: &[u8]) {
+        if self.held_start > self.held.len() / 2 {
+            self.held.drain(..self.held_start);
+            self.held_start = 0;
+        }
         self.held.extend_from_slice(input);
     }
 
     /// True if received bytes wait.
     pub(crate) fn holds_input(&self) -> bool {
-        !self.held.is_empty()
+        self.held.len() > self.held_start
     }
 
-    /// The received bytes that waited.
-    pub(crate) fn take_held(&mut self) -> Vec<u8> {
-        std::mem::take(&mut self.held)
+    /// The received bytes that waited, from the index that comes with them.
+    pub(crate) fn take_held(&mut self) -> (Vec<u8>, usize) {
+        (std::mem::take(&mut self.held), std::mem::take(&mut self.held_start))
+    }
+
+    /// Gives back what [`Self::take_held`] took; `start` is what waits still.
+    pub(crate) fn put_back(&mut self, mut held: Vec<u8>, start: usize) {
+        debug_assert!(self.held.is_empty(), "nothing is received while a worker looks at input");
+        if start == held.len() {
+            held.clear();
+        }
+        self.held_start = if held.is_empty() { 0 } else { start };
+        self.held = held;
     }
 
     /// The pong that waits, as a frame; empty if none does.
@@ -101,7 +117,7 @@ impl Outgoing {
     /// Received bytes that wait.
     #[cfg(test)]
     pub(crate) fn held_len(&self) -> usize {
-        self.held.len()
+        self.held.len() - self.held_start
     }
 
     fn capacity(&self) -> usize {
@@ -112,6 +128,7 @@ impl Outgoing {
         self.bytes.clear();
         self.pong.clear();
         self.held.clear();
+        self.held_start = 0;
         self.sent = 0;
     }
 }

@@ -9,6 +9,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::mailbox::{Command, Shared, Tally};
+use super::schedule::Schedule;
+use super::time::jitter;
 use super::timers::Wheel;
 use crate::config::Config;
 use crate::connection::{Connection, NEVER, Phase, Table};
@@ -39,10 +41,16 @@ pub(crate) struct Core {
     pub(crate) buffers: BufferPool,
     pub(crate) outgoing: OutgoingPool,
     pub(crate) timers: Wheel,
+    /// When connections have to be closed, however busy they are; empty unless that is asked for.
+    pub(crate) lifetimes: Wheel,
+    /// Timers of the application.
+    pub(crate) schedule: Schedule,
     /// Connections that have something to flush, each once.
     pub(crate) dirty: Vec<ConnectionId>,
     /// Connections that the turn has to end.
     pub(crate) doomed: Vec<(ConnectionId, CloseCause)>,
+    /// Connections that the application wants to read again.
+    pub(crate) resumed: Vec<ConnectionId>,
     /// The time of this turn.
     pub(crate) now_ms: u64,
     pub(crate) config: Arc<Config>,
@@ -51,6 +59,8 @@ pub(crate) struct Core {
     /// What the driver had counted at the end of the last turn.
     driver_stats: DriverStats,
     pub(crate) worker: u16,
+    /// Route of the connection whose `on_close` runs.
+    pub(crate) ending_route: u16,
     /// From which length on a payload is sent from where it lies; see [`Core::expect_more`].
     direct_send: usize,
 }
@@ -67,20 +77,25 @@ impl Core {
         driver.reserve(slots);
         let mut timers = Wheel::new(now_ms);
         timers.reserve(slots);
+        let schedule = Schedule::new(worker, config.max_timers);
         Self {
             driver,
             table: Table::with_capacity(worker, slots),
             buffers: BufferPool::new(SPARE_BYTES),
             outgoing: OutgoingPool::new(SPARE_BYTES),
             timers,
+            lifetimes: Wheel::new(now_ms),
+            schedule,
             dirty: Vec::new(),
             doomed: Vec::new(),
+            resumed: Vec::new(),
             now_ms,
             config,
             shared,
             tally: Tally::default(),
             driver_stats: DriverStats::default(),
             worker,
+            ending_route: 0,
             direct_send: DIRECT_SEND,
         }
     }
@@ -272,6 +287,9 @@ impl Core {
             return false;
         }
         connection.deadline_ms = after(now_ms, close_timeout_ms);
+        connection.pinged = false;
+        // The answer must be read.
+        self.resume_for_handler(id);
         self.mark_dirty(id);
         self.arm_timer(id);
         true
@@ -284,6 +302,14 @@ impl Core {
             // Nothing is written, but nothing more is taken either: `send` says so from here on.
             live.endpoint.close(None, "", &mut Vec::new());
             self.doomed.push((id, CloseCause::Terminated));
+        }
+    }
+
+    /// The route of a connection that some callback has in its hands.
+    pub(crate) fn route_of(&self, id: ConnectionId) -> u16 {
+        match self.table.get(id).map(|connection| &connection.phase) {
+            Some(Phase::Live(live)) => live.route,
+            _ => self.ending_route,
         }
     }
 
@@ -371,7 +397,7 @@ impl Core {
             && let Some(outgoing) = connection.outgoing.take()
         {
             self.outgoing.give(outgoing);
-            if connection.reading_paused {
+            if connection.reading_paused && !connection.paused_by_handler {
                 // The socket was never full since, so no `Writable` will see to it.
                 self.resume_reading(id);
             }
@@ -397,6 +423,9 @@ impl Core {
         connection.reading_paused = false;
         // The peer had no chance to show that it is alive.
         connection.last_received_ms = self.now_ms;
+        if std::mem::take(&mut connection.pinged) {
+            connection.deadline_ms = NEVER;
+        }
         self.driver.resume_reading(id);
         self.arm_timer(id);
     }
@@ -439,7 +468,12 @@ impl Core {
             return NEVER;
         }
         let mut deadline = connection.deadline_ms;
-        if deadline != NEVER {
+        if connection.pinged {
+            // It is that of the pong, which may be on its way, or may not have been asked for yet.
+            if connection.reading_paused || connection.blocked {
+                deadline = NEVER;
+            }
+        } else if deadline != NEVER {
             // Nothing else counts while a phase with a deadline lasts.
             return deadline;
         }
@@ -448,8 +482,7 @@ impl Core {
             if !connection.reading_paused {
                 deadline = deadline.min(after(connection.last_received_ms, config.idle_timeout_ms));
                 if !connection.pinged && live.endpoint.is_open() {
-                    deadline =
-                        deadline.min(after(connection.last_received_ms, config.ping_interval_ms));
+                    deadline = deadline.min(self.ping_due_ms(id, connection));
                 }
             }
         }
@@ -468,6 +501,13 @@ impl Core {
             0 => NEVER,
             close_timeout_ms => after(self.now_ms, close_timeout_ms.max(LINGER_MS)),
         }
+    }
+
+    /// When the connection is sent a ping if nothing comes. Up to a quarter of the interval early,
+    /// so that connections that were opened together are not pinged together.
+    pub(crate) fn ping_due_ms(&self, id: ConnectionId, connection: &Connection) -> u64 {
+        let interval_ms = self.config.ping_interval_ms;
+        after(connection.last_received_ms, interval_ms - jitter(id, interval_ms / 4))
     }
 }
 

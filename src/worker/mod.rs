@@ -20,9 +20,12 @@
 pub(crate) mod core;
 pub(crate) mod mailbox;
 pub(crate) mod paths;
+mod reading;
 pub(crate) mod route;
+pub(crate) mod schedule;
 #[cfg(test)]
 mod simulation;
+mod time;
 pub(crate) mod timers;
 mod upgrade;
 
@@ -36,6 +39,7 @@ use self::core::after;
 use self::mailbox::{Command, NOT_STOPPING, Shared};
 use self::paths::Paths;
 use self::route::{Call, Outcome, Route};
+use self::schedule::Owner;
 use crate::config::Config;
 use crate::connection::{Connection, NEVER, Phase};
 use crate::driver::{AcceptedSocket, ConnectionId, Driver, Event, ReceiveMemory};
@@ -86,7 +90,7 @@ impl Worker {
         shared: Arc<Shared>,
     ) -> Self {
         shared.mailboxes[usize::from(number)].open(driver.waker());
-        let crank = Crank {
+        let mut crank = Crank {
             core: Core::new(number, driver, config, shared),
             routes,
             paths,
@@ -96,6 +100,7 @@ impl Worker {
             woken: false,
             stop_deadline_ms: None,
         };
+        crank.start_handlers();
         Self { memory, crank }
     }
 
@@ -118,6 +123,7 @@ impl Worker {
         }
         crank.obey();
         crank.expire();
+        crank.resume_all();
         crank.flush_all();
         crank.core.note_driver_stats();
         crank.core.shared.counters.add(&mut crank.core.tally);
@@ -153,6 +159,8 @@ impl Crank {
     fn timeout_ms(&self) -> Option<u64> {
         let mut deadline = self.core.timers.next_deadline().unwrap_or(NEVER);
         deadline = deadline.min(self.accept_retry_ms);
+        deadline = deadline.min(self.core.lifetimes.next_deadline().unwrap_or(NEVER));
+        deadline = deadline.min(self.core.schedule.next_deadline().unwrap_or(NEVER));
         if let Some(stop) = self.stop_deadline_ms {
             let stop = if self.core.now_ms < stop { stop } else { stop + RELEASE_GRACE_MS };
             deadline = deadline.min(stop);
@@ -177,6 +185,15 @@ impl Crank {
             Event::Woken => self.woken = true,
         }
         self.bury();
+    }
+
+    /// Tells every handler that its worker is there.
+    fn start_handlers(&mut self) {
+        for (number, route) in self.routes.iter_mut().enumerate() {
+            if route.start(&mut self.core, number as u16) == Outcome::Panicked {
+                self.core.tally.handler_panics += 1;
+            }
+        }
     }
 
     // --- accepting -----------------------------------------------------------------------------
@@ -273,17 +290,12 @@ impl Crank {
         connection.last_received_ms = now_ms;
         if connection.pinged {
             connection.pinged = false;
+            connection.deadline_ms = NEVER;
             core.arm_timer(id);
         }
         let Some(connection) = core.table.get_mut(id) else { return };
         match &mut connection.phase {
-            Phase::Live(_) => match &mut connection.outgoing {
-                // Received before the pause took effect, or behind input that waits already.
-                Some(outgoing) if connection.reading_paused && connection.blocked => {
-                    outgoing.hold(bytes);
-                }
-                _ => self.feed(id, bytes),
-            },
+            Phase::Live(_) => self.take_input(id, bytes),
             Phase::Upgrade(_) => self.upgrade(id, bytes),
             Phase::Draining { discarded, .. } => {
                 *discarded += bytes.len();
@@ -304,15 +316,19 @@ impl Crank {
         }
     }
 
-    /// Gives received bytes to the endpoint and its events to the handler.
-    fn feed(&mut self, id: ConnectionId, mut input: &mut [u8]) {
+    /// Gives received bytes to the endpoint and its events to the handler. Answers how many bytes
+    /// at the end of `input` have to wait, because the connection is not to be read any more.
+    fn feed(&mut self, id: ConnectionId, mut input: &mut [u8]) -> usize {
         loop {
             let core = &mut self.core;
-            let Some(connection) = core.table.get_mut(id) else { return };
-            let Phase::Live(live) = &mut connection.phase else { return };
+            let Some(connection) = core.table.get_mut(id) else { return 0 };
+            let Phase::Live(live) = &mut connection.phase else { return 0 };
             let (route, session) = (usize::from(live.route), live.session);
             let outcome = match live.endpoint.receive(&mut input, &mut core.buffers) {
-                Ok(None) => return core.expect_more(false),
+                Ok(None) => {
+                    core.expect_more(false);
+                    return 0;
+                }
                 Ok(Some(protocol::Event::Text(text))) => {
                     core.tally.messages_received += 1;
                     core.expect_more(!input.is_empty());
@@ -341,49 +357,24 @@ impl Crank {
                         Some((code, reason)) => (u16::from(*code), reason.as_str()),
                         None => (1005, ""),
                     };
-                    return self.closed_by_peer(id, code, reason);
+                    self.closed_by_peer(id, code, reason);
+                    return 0;
                 }
-                Err(error) => return self.violated(id, error),
+                Err(error) => {
+                    self.violated(id, error);
+                    return 0;
+                }
             };
             if outcome == Outcome::Panicked {
-                return self.end(id, CloseCause::HandlerPanicked);
+                self.end(id, CloseCause::HandlerPanicked);
+                return 0;
             }
             if !self.core.doomed.is_empty() {
                 self.bury();
             }
-            if self.backlogged(id) {
-                return self.hold(id, input);
+            if self.must_wait(id) {
+                return input.len();
             }
-        }
-    }
-
-    /// True if this connection's queue is so long that more of its input must wait.
-    #[inline]
-    fn backlogged(&mut self, id: ConnectionId) -> bool {
-        let high_water = self.core.config.high_water();
-        let Some(connection) = self.core.table.get(id) else { return false };
-        if connection.unsent_len() <= high_water {
-            return false;
-        }
-        self.core.flush(id);
-        self.bury();
-        self.core.table.get(id).is_some_and(|connection| connection.unsent_len() > high_water)
-    }
-
-    /// Looks at no more of this connection's input until its socket has taken enough. `input` may
-    /// be empty: the next message would come with the next receive.
-    fn hold(&mut self, id: ConnectionId, input: &[u8]) {
-        let core = &mut self.core;
-        let Some(connection) = core.table.get_mut(id) else { return };
-        if !matches!(connection.phase, Phase::Live(_)) {
-            return;
-        }
-        if let Some(outgoing) = &mut connection.outgoing {
-            outgoing.hold(input);
-        }
-        if !connection.reading_paused {
-            connection.reading_paused = true;
-            core.driver.pause_reading(id);
         }
     }
 
@@ -395,6 +386,11 @@ impl Crank {
             return;
         }
         connection.blocked = false;
+        if connection.pinged {
+            // The ping may have waited behind what leaves only now.
+            connection.deadline_ms = after(core.now_ms, core.config.pong_timeout_ms);
+            core.arm_timer(id);
+        }
         core.flush(id);
         self.bury();
         let core = &mut self.core;
@@ -410,28 +406,7 @@ impl Crank {
             return self.end(id, CloseCause::HandlerPanicked);
         }
         self.bury();
-        let Some(connection) = self.core.table.get_mut(id) else { return };
-        if connection.holds_input()
-            && let Some(outgoing) = &mut connection.outgoing
-        {
-            let mut held = outgoing.take_held();
-            self.feed(id, &mut held);
-        }
-        // Nothing may stay behind unflushed here: without `Writable` nobody would look again
-        // whether reading can go on.
-        self.core.flush(id);
-        self.bury();
-        let core = &mut self.core;
-        let Some(connection) = core.table.get_mut(id) else { return };
-        if connection.holds_input() || !matches!(connection.phase, Phase::Live(_)) {
-            return;
-        }
-        if connection.peer_ended {
-            return self.ended(id);
-        }
-        if connection.reading_paused && connection.unsent_len() <= low_water {
-            core.resume_reading(id);
-        }
+        self.go_on(id);
     }
 
     // --- ends ----------------------------------------------------------------------------------
@@ -522,6 +497,8 @@ impl Crank {
             return core.release(id);
         };
         connection.deadline_ms = deadline_ms;
+        connection.pinged = false;
+        connection.paused_by_handler = false;
         if let Some(outgoing) = &mut connection.outgoing {
             outgoing.take_held();
         }
@@ -531,7 +508,10 @@ impl Crank {
             core.driver.resume_reading(id);
         }
         live.endpoint.release(&mut core.buffers);
+        core.lifetimes.clear(id.slot() as u32);
+        core.schedule.cancel_all(Owner::Connection(id));
         core.tally.closed += 1;
+        core.ending_route = live.route;
         let route = &mut self.routes[usize::from(live.route)];
         if route.end(core, id, live.session, close) == Outcome::Panicked {
             core.tally.handler_panics += 1;
@@ -557,6 +537,8 @@ impl Crank {
             }
             self.core.arm_timer(id);
         }
+        self.fire_timers();
+        self.end_lives();
         if self.accept_retry_ms <= now_ms {
             self.resume_accepting();
         }
@@ -582,10 +564,16 @@ impl Crank {
             Phase::Gone => {}
             Phase::Live(_) => {
                 let idle_ms = after(connection.last_received_ms, config.idle_timeout_ms);
-                if connection.deadline_ms <= now_ms {
+                if !connection.pinged && connection.deadline_ms <= now_ms {
                     self.end(id, CloseCause::CloseTimeout);
                 } else if !connection.reading_paused && idle_ms <= now_ms {
                     self.end(id, CloseCause::IdleTimeout);
+                } else if connection.pinged
+                    && !connection.reading_paused
+                    && !connection.blocked
+                    && connection.deadline_ms <= now_ms
+                {
+                    self.end(id, CloseCause::PongTimeout);
                 } else if connection.blocked
                     && let Some(outgoing) = &connection.outgoing
                     && after(outgoing.progress_ms, config.write_timeout_ms) <= now_ms
@@ -593,6 +581,7 @@ impl Crank {
                     self.try_again(id);
                 } else {
                     connection.pinged = true;
+                    connection.deadline_ms = after(now_ms, config.pong_timeout_ms);
                     core.ping(id, b"");
                 }
             }
@@ -690,11 +679,12 @@ impl Crank {
                     self.core.flush(id);
                 }
             }
-            if self.core.doomed.is_empty() {
+            if self.core.doomed.is_empty() && self.core.resumed.is_empty() {
                 break;
             }
             // on_close may send to others: those are appended to the list.
             self.bury();
+            self.resume_all();
         }
         self.core.dirty.clear();
     }

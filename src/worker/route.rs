@@ -8,6 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use slab::Slab;
 
 use super::Core;
+use crate::context::WorkerContext;
 use crate::driver::ConnectionId;
 use crate::error::Close;
 use crate::handler::Handler;
@@ -33,6 +34,7 @@ pub(crate) enum Call<'a> {
     Ping(&'a [u8]),
     Pong(&'a [u8]),
     Drain,
+    Timer(u64),
 }
 
 /// A handler whose session type is known only inside.
@@ -46,6 +48,12 @@ pub(crate) trait Route {
     /// Calls `on_close`, then drops the session.
     fn end(&mut self, core: &mut Core, id: ConnectionId, session: u32, close: Close<'_>)
     -> Outcome;
+
+    /// Calls `on_start`; `number` is that of the route.
+    fn start(&mut self, core: &mut Core, number: u16) -> Outcome;
+
+    /// Calls `on_worker_timer`.
+    fn timer(&mut self, core: &mut Core, number: u16, key: u64) -> Outcome;
 
     /// Sessions that have begun and not ended.
     #[cfg(test)]
@@ -92,6 +100,7 @@ impl<H: Handler> Route for RouteOf<H> {
                 Call::Ping(payload) => handler.on_ping(ws, payload),
                 Call::Pong(payload) => handler.on_pong(ws, payload),
                 Call::Drain => handler.on_drain(ws),
+                Call::Timer(key) => handler.on_timer(ws, key),
             }
         })
     }
@@ -113,6 +122,14 @@ impl<H: Handler> Route for RouteOf<H> {
         // Apart from the call: a second panic while the first one unwinds would abort.
         let dropped = guard(move || drop(session));
         if called == Outcome::Panicked { called } else { dropped }
+    }
+
+    fn start(&mut self, core: &mut Core, number: u16) -> Outcome {
+        guard(|| self.handler.on_start(&mut WorkerContext::new(core, Some(number))))
+    }
+
+    fn timer(&mut self, core: &mut Core, number: u16, key: u64) -> Outcome {
+        guard(|| self.handler.on_worker_timer(&mut WorkerContext::new(core, Some(number)), key))
     }
 
     #[cfg(test)]

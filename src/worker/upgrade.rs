@@ -122,6 +122,7 @@ impl Crank {
         let outgoing = connection.outgoing.get_or_insert_with(|| core.outgoing.take());
         outgoing.append().extend_from_slice(response);
         core.tally.opened += 1;
+        core.limit_lifetime(id);
         core.mark_dirty(id);
         core.arm_timer(id);
         let outcome = self.routes[usize::from(route)].call(core, id, session, Call::Open);
@@ -131,7 +132,7 @@ impl Crank {
         self.bury();
         if !rest.is_empty() {
             // RFC 6455 4.1: frames may follow the request in the same segment.
-            self.feed(id, rest);
+            self.take_input(id, rest);
         }
     }
 

@@ -4,6 +4,7 @@ use super::world::World;
 use crate::connection::{Connection, NEVER, Phase};
 use crate::driver::ConnectionId;
 use crate::worker::core::SPARE_BYTES;
+use crate::worker::schedule::Owner;
 
 /// Frames that are queued whatever the limit says: the 101, one pong, keep-alive pings, a Close.
 const CONTROL_FRAMES: usize = 1024;
@@ -14,6 +15,12 @@ pub(super) fn after_turn(world: &World) {
     let seed = world.seed;
     assert!(core.dirty.is_empty(), "seed {seed}: not flushed: {:?}", core.dirty);
     assert!(core.doomed.is_empty(), "seed {seed}: not ended: {:?}", core.doomed);
+    assert!(core.resumed.is_empty(), "seed {seed}: not resumed: {:?}", core.resumed);
+    for owner in core.schedule.owners() {
+        if let Owner::Connection(id) = owner {
+            assert!(core.is_live(id), "seed {seed}: {id:?} has gone and has a timer");
+        }
+    }
     let (mut lent, mut live) = (0, 0);
     for id in core.table.ids() {
         let connection = core.table.get(id).expect("just listed");
@@ -68,9 +75,13 @@ fn check(world: &World, id: ConnectionId, connection: &Connection) -> Result<(),
         connection.outgoing.is_none() || unsent > 0 || holds_input,
         "keeps an outgoing queue without need",
     )?;
-    rule(!holds_input || connection.blocked, "holds input, and nobody will look at it")?;
+    let waits = connection.blocked || connection.paused_by_handler;
+    rule(!holds_input || waits, "holds input, and nobody will look at it")?;
     rule(!holds_input || connection.reading_paused, "holds input and reads more")?;
-    rule(!connection.reading_paused || connection.blocked, "is paused, and nobody will resume it")?;
+    rule(!connection.reading_paused || waits, "is paused, and nobody will resume it")?;
+    let paused = connection.reading_paused || !connection.paused_by_handler;
+    rule(paused, "is read although the handler does not want that")?;
+    rule(!connection.resume_due, "is still to be resumed")?;
 
     // Memory: what one peer may cost.
     let most = config.max_backpressure + world.longest + CONTROL_FRAMES;

@@ -1,0 +1,159 @@
+//! Whether a connection is read, and what happens to input that came too early.
+//!
+//! There are two reasons not to read: too much waits for a peer that does not read itself
+//! (automatic), and the application asked for it. As long as either holds, the driver does not
+//! read, so that the kernel's buffers fill and the peer feels it. What had been received before
+//! waits in the connection's `Outgoing`, and goes first when both reasons are gone.
+//!
+//! ```text
+//!  received --+--> feed --> Endpoint --> Handler
+//!             |      |  rest, if a reason came up in between
+//!             +-> held <----+
+//!                  |  go_on: no reason is left
+//!                  +-----> feed
+//! ```
+
+use super::Crank;
+use super::core::Core;
+use crate::connection::Phase;
+use crate::driver::ConnectionId;
+
+impl Core {
+    /// True while the connection has a session.
+    pub(crate) fn is_live(&self, id: ConnectionId) -> bool {
+        self.table.get(id).is_some_and(|connection| matches!(connection.phase, Phase::Live(_)))
+    }
+
+    /// Stops reading because the application wants it.
+    pub(crate) fn pause_for_handler(&mut self, id: ConnectionId) {
+        let Some(connection) = self.table.get_mut(id) else { return };
+        // After our Close the answer must be read.
+        if matches!(&connection.phase, Phase::Live(live) if live.endpoint.is_open()) {
+            connection.paused_by_handler = true;
+            self.pause_driver(id);
+        }
+    }
+
+    /// The application wants to read on. The crank sees to it after the handler has returned,
+    /// because what waits is delivered first.
+    pub(crate) fn resume_for_handler(&mut self, id: ConnectionId) {
+        let Some(connection) = self.table.get_mut(id) else { return };
+        if std::mem::take(&mut connection.paused_by_handler) && !connection.resume_due {
+            connection.resume_due = true;
+            self.resumed.push(id);
+        }
+    }
+
+    pub(crate) fn pause_driver(&mut self, id: ConnectionId) {
+        let Some(connection) = self.table.get_mut(id) else { return };
+        if !connection.reading_paused {
+            connection.reading_paused = true;
+            self.driver.pause_reading(id);
+        }
+    }
+
+    /// Keeps received bytes until reading goes on.
+    pub(crate) fn hold(&mut self, id: ConnectionId, input: &[u8]) {
+        let Some(connection) = self.table.get_mut(id) else { return };
+        if !input.is_empty() && matches!(connection.phase, Phase::Live(_)) {
+            connection.outgoing.get_or_insert_with(|| self.outgoing.take()).hold(input);
+        }
+    }
+}
+
+impl Crank {
+    /// Received bytes of a live connection: to the endpoint, or behind those that wait.
+    #[inline]
+    pub(super) fn take_input(&mut self, id: ConnectionId, bytes: &mut [u8]) {
+        let Some(connection) = self.core.table.get(id) else { return };
+        // Received before the pause took effect, or behind input that waits already.
+        let waits = connection.reading_paused
+            && (connection.blocked || connection.paused_by_handler || connection.holds_input());
+        let rest = if waits { bytes.len() } else { self.feed(id, bytes) };
+        if rest != 0 {
+            self.core.hold(id, &bytes[bytes.len() - rest..]);
+        }
+    }
+
+    /// True if more of this connection's input has to wait; it is not read any more then.
+    #[inline]
+    pub(super) fn must_wait(&mut self, id: ConnectionId) -> bool {
+        let high_water = self.core.config.high_water();
+        let Some(connection) = self.core.table.get(id) else { return false };
+        if connection.unsent_len() <= high_water && !connection.paused_by_handler {
+            return false;
+        }
+        self.wait_if_needed(id)
+    }
+
+    #[cold]
+    fn wait_if_needed(&mut self, id: ConnectionId) -> bool {
+        self.core.flush(id);
+        self.bury();
+        let high_water = self.core.config.high_water();
+        let Some(connection) = self.core.table.get(id) else { return false };
+        let waits = matches!(connection.phase, Phase::Live(_))
+            && (connection.paused_by_handler || connection.unsent_len() > high_water);
+        if waits {
+            self.core.pause_driver(id);
+        }
+        waits
+    }
+
+    /// Sees to the connections that the application wants to read again.
+    #[inline]
+    pub(super) fn resume_all(&mut self) {
+        while let Some(id) = self.core.resumed.pop() {
+            if let Some(connection) = self.core.table.get_mut(id) {
+                connection.resume_due = false;
+                self.go_on(id);
+                self.bury();
+            }
+        }
+    }
+
+    /// A reason not to read is gone. If none is left: delivers what waits, then reads again.
+    pub(super) fn go_on(&mut self, id: ConnectionId) {
+        let low_water = self.core.config.high_water() / 2;
+        let Some(connection) = self.core.table.get_mut(id) else { return };
+        if connection.paused_by_handler || connection.blocked && connection.unsent_len() > low_water
+        {
+            return;
+        }
+        if let Some(outgoing) = &mut connection.outgoing
+            && outgoing.holds_input()
+        {
+            let (mut held, start) = outgoing.take_held();
+            let rest = self.feed(id, &mut held[start..]);
+            let start = held.len() - rest;
+            if let Some(connection) = self.core.table.get_mut(id)
+                && matches!(connection.phase, Phase::Live(_))
+            {
+                let outgoing = &mut connection.outgoing;
+                if rest != 0 {
+                    outgoing.get_or_insert_with(|| self.core.outgoing.take()).put_back(held, start);
+                } else if let Some(outgoing) = outgoing {
+                    outgoing.put_back(held, start);
+                }
+            }
+        }
+        // Nothing may stay behind unflushed here: without `Writable` nobody would look again
+        // whether reading can go on.
+        self.core.flush(id);
+        self.bury();
+        let core = &mut self.core;
+        let Some(connection) = core.table.get_mut(id) else { return };
+        if connection.holds_input()
+            || connection.paused_by_handler
+            || !matches!(connection.phase, Phase::Live(_))
+        {
+            return;
+        }
+        if connection.peer_ended {
+            return self.ended(id);
+        }
+        if connection.reading_paused && connection.unsent_len() <= low_water {
+            core.resume_reading(id);
+        }
+    }
+}
