@@ -46,12 +46,18 @@ pub(super) struct Said {
 }
 
 impl Said {
-    fn drawn(random: &mut Random, nth: usize, longest: usize) -> Self {
+    /// The name of the client that composed it.
+    pub(super) fn sender(&self) -> String {
+        let name = self.payload.split(|byte| *byte == b' ').next().unwrap_or_default();
+        String::from_utf8_lossy(name).into_owned()
+    }
+
+    fn drawn(random: &mut Random, name: u32, nth: usize, longest: usize) -> Self {
         let text = random.chance(300);
         let most = if random.chance(100) { longest } else { longest.min(500) };
         let mut len = random.length(most);
-        // The number makes every message of a client different.
-        let mut payload = format!("{nth:08x}").into_bytes();
+        // Different from every other message of any client.
+        let mut payload = format!("{name} {nth} ").into_bytes();
         len = len.saturating_sub(payload.len());
         if text {
             payload.extend("è".bytes().cycle().take(len / 2 * 2));
@@ -65,6 +71,8 @@ impl Said {
 /// One client.
 pub(super) struct Client {
     pub(super) peer: Peer,
+    /// In its messages.
+    pub(super) name: u32,
     /// As the server names it.
     pub(super) id: Option<ConnectionId>,
     handshake: ClientHandshake,
@@ -115,6 +123,7 @@ impl Client {
         let (handshake, _) = Self::prepare();
         Self {
             peer: network.connect(),
+            name: 0,
             id: None,
             handshake,
             endpoint: None,
@@ -270,7 +279,7 @@ impl Client {
 
     /// Sends a message, whole or in fragments with pings between them.
     pub(super) fn say_something(&mut self, random: &mut Random, longest: usize) {
-        let said = Said::drawn(random, self.sent.len(), longest);
+        let said = Said::drawn(random, self.name, self.sent.len(), longest);
         let mut out = Vec::new();
         let speaker = self.speaker.as_mut().expect("is open");
         let mut opcode = if said.text { Opcode::Text } else { Opcode::Binary };

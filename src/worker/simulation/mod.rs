@@ -12,6 +12,7 @@ mod accepting;
 mod assertions;
 mod client;
 mod deadlines;
+mod load;
 mod log;
 mod mailbox;
 mod mischief;

@@ -190,6 +190,7 @@ impl World {
             self.turn();
             clients.iter_mut().for_each(Client::listen);
         }
+        clients.iter_mut().for_each(Client::listen);
     }
 
     fn is_at_rest(&self) -> bool {
