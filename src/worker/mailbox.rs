@@ -119,6 +119,13 @@ impl Shared {
         }
     }
 
+    /// Refuses every command from now on and counts those that nobody took. Stopping a mailbox
+    /// twice does nothing.
+    pub(crate) fn stop_mailboxes(&self) {
+        let undelivered = self.mailboxes.iter().map(Mailbox::stop).sum::<usize>() as u64;
+        self.counters.add(&mut Tally { undelivered, ..Tally::default() });
+    }
+
     /// True once somebody asked for a shutdown.
     pub(crate) fn is_stopping(&self) -> bool {
         self.shutdown_grace_ms.load(Ordering::Acquire) != NOT_STOPPING
