@@ -283,8 +283,10 @@ impl ServerBuilder {
             listeners[0].push(first);
             local_addrs.push(bound);
         }
+        let shared = Arc::new(Shared::new(workers));
         Ok(Server {
-            shared: Arc::new(Shared::new(workers)),
+            mailboxes: StopMailboxes { shared: Arc::clone(&shared) },
+            shared,
             config: Arc::new(self.config),
             paths: Arc::new(self.paths),
             routes: Arc::new(self.routes),
@@ -346,6 +348,7 @@ pub struct Server {
     on_listening: Option<OnListening>,
     /// Remove the files of Unix sockets when the server ends.
     unix_paths: Vec<UnixPathGuard>,
+    mailboxes: StopMailboxes,
 }
 
 impl Server {
@@ -382,6 +385,7 @@ impl Server {
             local_addrs,
             on_listening,
             unix_paths,
+            mailboxes: _mailboxes,
         } = self;
         let (ready, started) = mpsc::channel();
         let mut threads = Vec::new();
@@ -497,5 +501,68 @@ impl Drop for StopOthers {
         if !self.shared.is_stopping() {
             self.shared.shut_down(0);
         }
+    }
+}
+
+/// Stops the mailboxes when the server has ended, those of workers that never started included:
+/// nobody would take from them.
+struct StopMailboxes {
+    shared: Arc<Shared>,
+}
+
+impl Drop for StopMailboxes {
+    fn drop(&mut self) {
+        self.shared.stop_mailboxes();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::driver::ConnectionId;
+    use crate::error::SendError;
+    use crate::protocol::Message;
+    use crate::websocket::WebSocket;
+
+    struct Silent;
+
+    impl Handler for Silent {
+        type Session = ();
+
+        fn on_message(&mut self, _ws: &mut WebSocket<'_, ()>, _message: Message<'_>) {}
+    }
+
+    fn build(make: fn(usize) -> Silent) -> Server {
+        let builder = Server::builder().listen("127.0.0.1:0").workers(2);
+        builder.websocket("/", make).build().expect("possible settings")
+    }
+
+    fn post(handle: &Handle, worker: u16) -> Result<(), SendError> {
+        handle.send_to(ConnectionId::new(worker, 0, 1), "hello")
+    }
+
+    #[test]
+    fn a_server_that_never_ran_refuses_commands_when_it_is_gone() {
+        let server = build(|_| Silent);
+        let handle = server.handle();
+        assert_eq!(post(&handle, 0), Ok(()), "it may still run");
+        drop(server);
+        assert_eq!(post(&handle, 0), Err(SendError::Stopped));
+        assert_eq!(handle.stats().undelivered, 1);
+    }
+
+    #[test]
+    fn a_worker_that_never_started_refuses_commands_when_the_server_has_ended() {
+        let server = build(|worker| match worker {
+            0 => Silent,
+            _ => panic!("asked for by the test"),
+        });
+        let handle = server.handle();
+        assert_eq!(post(&handle, 1), Ok(()));
+        assert!(matches!(server.run(), Err(Error::Worker { worker: 1, .. })));
+        for worker in [0, 1] {
+            assert_eq!(post(&handle, worker), Err(SendError::Stopped), "worker {worker}");
+        }
+        assert_eq!(handle.stats().undelivered, 1);
     }
 }

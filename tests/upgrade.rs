@@ -543,17 +543,27 @@ fn head_gets_the_head_of_the_answer_only(driver: Driver) {
     }
 }
 
+/// What a panic carries may panic, too.
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        panic!("asked for by the test");
+    }
+}
+
 fn a_page_that_fails_gets_500(driver: Driver) {
     let server = TestServer::start(driver, |server| {
         server
             .get("/panic", |_| panic!("asked for by the test"))
+            .get("/bomb", |_| std::panic::panic_any(Bomb))
             .get("/status", |_| Response::new(101))
             .get("/header", |_| Response::new(200).header("X", "a\r\nSet-Cookie: b"))
             .get("/name", |_| Response::new(200).header("X Y", "a"))
             .get("/length", |_| Response::new(200).header("Content-Length", "9"))
             .get("/fine", |_| Response::new(204))
     });
-    for path in ["/panic", "/status", "/header", "/name", "/length", "/panic"] {
+    for path in ["/panic", "/bomb", "/status", "/header", "/name", "/length", "/bomb"] {
         let get = head(&format!("GET {path} HTTP/1.1"), &["Host: localhost"]);
         let answer = refused(&server, 500, &get);
         assert!(!answer.head.contains("Set-Cookie"), "{answer:?}");

@@ -64,7 +64,8 @@ impl Mailbox {
     pub(crate) fn wake(&self) {
         // The order matters: a command is queued before `awake` is read here, and `take` clears
         // `awake` before it looks at the queue. So either this swap sees `false` and wakes, or
-        // the worker has yet to look and finds the command.
+        // the worker has yet to look and finds the command. That `take` swaps, too, makes it see
+        // everything before this swap, the grace of a shutdown included, which no lock guards.
         if !self.awake.swap(true, Ordering::AcqRel)
             && let Some(waker) = self.waker.get()
         {
@@ -74,7 +75,7 @@ impl Mailbox {
 
     /// Moves all commands into `batch`, which must be empty.
     pub(crate) fn take(&self, batch: &mut VecDeque<Command>) {
-        self.awake.store(false, Ordering::SeqCst);
+        self.awake.swap(false, Ordering::AcqRel);
         std::mem::swap(&mut self.lock().commands, batch);
     }
 
@@ -117,6 +118,13 @@ impl Shared {
             shutdown_grace_ms: AtomicU64::new(NOT_STOPPING),
             counters: Counters::default(),
         }
+    }
+
+    /// Refuses every command from now on and counts those that nobody took. Stopping a mailbox
+    /// twice does nothing.
+    pub(crate) fn stop_mailboxes(&self) {
+        let undelivered = self.mailboxes.iter().map(Mailbox::stop).sum::<usize>() as u64;
+        self.counters.add(&mut Tally { undelivered, ..Tally::default() });
     }
 
     /// True once somebody asked for a shutdown.

@@ -160,13 +160,16 @@ impl Crank {
 
 /// Lets the application answer a plain GET or HEAD.
 fn page(entry: &Entry, request: &Request<'_>) -> Answer {
-    let page = entry.page.as_ref().map(|page| {
+    let page = entry.page.as_ref().and_then(|page| {
         // A page that panics is this request's problem only.
         std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| page(request)))
+            // What it panicked with may panic again when dropped.
+            .map_err(std::mem::forget)
+            .ok()
     });
     let head_only = request.method() == "HEAD";
     let mut bytes = Vec::new();
-    if let Some(Ok(Response { status, headers, body })) = page {
+    if let Some(Response { status, headers, body }) = page {
         let headers: Vec<(&str, &str)> =
             headers.iter().map(|(name, value)| (name.as_ref(), value.as_ref())).collect();
         if (200..600).contains(&status)
