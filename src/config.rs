@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::driver::DriverChoice;
 use crate::error::Error;
 use crate::protocol::Limits;
+use crate::worker::topics::TopicConfig;
 
 /// Settings shared by all workers. Durations are kept in milliseconds; zero means off.
 #[derive(Debug, Clone)]
@@ -29,6 +30,7 @@ pub(crate) struct Config {
     pub(crate) backlog: u32,
     /// Bytes one receive may bring.
     pub(crate) receive_buffer: usize,
+    pub(crate) topics: TopicConfig,
 }
 
 impl Default for Config {
@@ -46,6 +48,7 @@ impl Default for Config {
             write_timeout_ms: 30_000,
             backlog: 4096,
             receive_buffer: 256 * 1024,
+            topics: TopicConfig::default(),
         }
     }
 }
@@ -84,7 +87,7 @@ impl Config {
         if !(4096..=16 * 1024 * 1024).contains(&self.receive_buffer) {
             return Err(Error::config("receive_buffer", "use 4096 to 16777216 bytes"));
         }
-        Ok(())
+        self.topics.check()
     }
 }
 

@@ -20,10 +20,13 @@
 pub(crate) mod core;
 pub(crate) mod mailbox;
 pub(crate) mod paths;
+pub(crate) mod publish;
 pub(crate) mod route;
 #[cfg(test)]
 mod simulation;
 pub(crate) mod timers;
+pub(crate) mod topic_index;
+pub(crate) mod topics;
 mod upgrade;
 
 use std::collections::VecDeque;
@@ -118,6 +121,9 @@ impl Worker {
         }
         crank.obey();
         crank.expire();
+        if !crank.core.notices.is_empty() {
+            crank.notify();
+        }
         crank.flush_all();
         crank.core.note_driver_stats();
         crank.core.shared.counters.add(&mut crank.core.tally);
@@ -151,6 +157,9 @@ impl Crank {
 
     /// How long the next wait may last.
     fn timeout_ms(&self) -> Option<u64> {
+        if !self.core.notices.is_empty() {
+            return Some(0);
+        }
         let mut deadline = self.core.timers.next_deadline().unwrap_or(NEVER);
         deadline = deadline.min(self.accept_retry_ms);
         if let Some(stop) = self.stop_deadline_ms {
@@ -472,7 +481,7 @@ impl Crank {
         let Some(connection) = core.table.get_mut(id) else { return };
         let Phase::Live(live) = &mut connection.phase else { return };
         let outgoing = connection.outgoing.get_or_insert_with(|| core.outgoing.take());
-        let cause = if live.endpoint.reply_close(outgoing.append()) {
+        let cause = if live.endpoint.reply_close(outgoing.append_close()) {
             CloseCause::Peer
         } else {
             CloseCause::Local
@@ -486,7 +495,7 @@ impl Crank {
         let Some(connection) = core.table.get_mut(id) else { return };
         let Phase::Live(live) = &mut connection.phase else { return };
         let outgoing = connection.outgoing.get_or_insert_with(|| core.outgoing.take());
-        live.endpoint.fail(error, outgoing.append());
+        live.endpoint.fail(error, outgoing.append_close());
         let code = u16::from(error.close_code());
         let cause = CloseCause::Protocol(error);
         self.finish(id, Close { code, reason: "", cause }, After::Drain);
@@ -504,7 +513,7 @@ impl Crank {
         if cause == CloseCause::HandlerPanicked {
             core.tally.handler_panics += 1;
             let outgoing = connection.outgoing.get_or_insert_with(|| core.outgoing.take());
-            live.endpoint.close(Some(CloseCode::INTERNAL_ERROR), "", outgoing.append());
+            live.endpoint.close(Some(CloseCode::INTERNAL_ERROR), "", outgoing.append_close());
             close.code = 1011;
             after = After::Drain;
         }
@@ -532,6 +541,9 @@ impl Crank {
         }
         live.endpoint.release(&mut core.buffers);
         core.tally.closed += 1;
+        let panics = self.unsubscribe_all(id, live.route, live.session);
+        let core = &mut self.core;
+        core.tally.handler_panics += panics;
         let route = &mut self.routes[usize::from(live.route)];
         if route.end(core, id, live.session, close) == Outcome::Panicked {
             core.tally.handler_panics += 1;
@@ -626,6 +638,14 @@ impl Crank {
         for command in commands.drain(..) {
             match command {
                 Command::Send { id, text, payload } => self.deliver(id, text, &payload),
+                Command::SendPrepared { id, message } => {
+                    if self.core.send_prepared(id, &message).is_err() {
+                        self.core.tally.undelivered += 1;
+                    }
+                }
+                Command::Publish { topic, message, key } => {
+                    self.core.publish_posted(&topic, &message, key);
+                }
                 Command::Close { id, code, reason } => {
                     self.core.close(id, code, &reason);
                 }

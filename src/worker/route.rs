@@ -12,6 +12,7 @@ use crate::driver::ConnectionId;
 use crate::error::Close;
 use crate::handler::Handler;
 use crate::protocol::Message;
+use crate::publish::{Dropped, Subscription};
 use crate::websocket::WebSocket;
 
 /// The most address space that the sessions of one route take before they are there.
@@ -33,6 +34,8 @@ pub(crate) enum Call<'a> {
     Ping(&'a [u8]),
     Pong(&'a [u8]),
     Drain,
+    Dropped(Dropped<'a>),
+    Subscription(Subscription<'a>),
 }
 
 /// A handler whose session type is known only inside.
@@ -92,6 +95,8 @@ impl<H: Handler> Route for RouteOf<H> {
                 Call::Ping(payload) => handler.on_ping(ws, payload),
                 Call::Pong(payload) => handler.on_pong(ws, payload),
                 Call::Drain => handler.on_drain(ws),
+                Call::Dropped(dropped) => handler.on_dropped(ws, dropped),
+                Call::Subscription(subscription) => handler.on_subscription(ws, subscription),
             }
         })
     }
