@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::driver::DriverChoice;
 use crate::error::Error;
 use crate::protocol::Limits;
+use crate::worker::topics::TopicConfig;
 
 /// Settings shared by all workers. Durations are kept in milliseconds; zero means off.
 #[derive(Debug, Clone)]
@@ -33,6 +34,7 @@ pub(crate) struct Config {
     pub(crate) backlog: u32,
     /// Bytes one receive may bring.
     pub(crate) receive_buffer: usize,
+    pub(crate) topics: TopicConfig,
 }
 
 impl Default for Config {
@@ -53,6 +55,7 @@ impl Default for Config {
             max_timers: 64,
             backlog: 4096,
             receive_buffer: 256 * 1024,
+            topics: TopicConfig::default(),
         }
     }
 }
@@ -95,7 +98,7 @@ impl Config {
         if !(4096..=16 * 1024 * 1024).contains(&self.receive_buffer) {
             return Err(Error::config("receive_buffer", "use 4096 to 16777216 bytes"));
         }
-        Ok(())
+        self.topics.check()
     }
 }
 

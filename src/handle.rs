@@ -7,8 +7,10 @@ use crate::config::millis;
 use crate::driver::ConnectionId;
 use crate::error::SendError;
 use crate::protocol::{CloseCode, Message};
+use crate::publish::{PreparedMessage, Publication, Published};
 use crate::worker::core::post_message;
 use crate::worker::mailbox::{Command, Shared, Stats};
+use crate::worker::publish::{post_prepared, publish_from_outside};
 
 /// Reaches a server from any thread: a ticker, a database, a signal. From
 /// [`Server::handle`](crate::Server::handle) before the server runs, or from
@@ -82,6 +84,32 @@ impl Handle {
         message: impl Into<Message<'m>>,
     ) -> Result<(), SendError> {
         post_message(&self.shared, id, message.into())
+    }
+
+    /// The same with a message that was framed before: the payload is not copied again.
+    ///
+    /// # Errors
+    ///
+    /// As [`send_to`](Self::send_to).
+    pub fn send_prepared_to(
+        &self,
+        id: ConnectionId,
+        message: &PreparedMessage,
+    ) -> Result<(), SendError> {
+        post_prepared(&self.shared, id, message)
+    }
+
+    /// Publishes a message, or one that was prepared, to the subscribers of a topic. It is framed
+    /// once and posted to each worker that has subscribers; a worker whose mailbox is full misses
+    /// it, which the answer says. Messages of one thread keep their order.
+    #[doc(alias = "publish_prepared")]
+    pub fn publish<'m>(&self, topic: &str, message: impl Into<Publication<'m>>) -> Published {
+        publish_from_outside(&self.shared, topic, message.into())
+    }
+
+    /// Subscribers of a topic, on all workers.
+    pub fn subscribers(&self, topic: &str) -> usize {
+        self.shared.topics.find(topic).map_or(0, |topic| topic.subscribers())
     }
 
     /// Starts the close handshake with a connection, after everything posted before. As with

@@ -3,6 +3,7 @@
 use crate::context::WorkerContext;
 use crate::error::Close;
 use crate::protocol::Message;
+use crate::publish::{Dropped, Subscription};
 use crate::websocket::WebSocket;
 
 /// The application's side of a route: one value per worker, so nothing in it needs a lock.
@@ -93,6 +94,24 @@ pub trait Handler: 'static {
     /// counted and costs nobody a connection.
     fn on_worker_timer(&mut self, worker: &mut WorkerContext<'_>, key: u64) {
         let _ = (worker, key);
+    }
+
+    /// The connection missed published messages, because its peer reads too slowly; see
+    /// [`SlowSubscriber`](crate::SlowSubscriber). Called in the turn in which they were published,
+    /// after the publisher's method has returned, once for each topic and reason.
+    fn on_dropped(&mut self, ws: &mut WebSocket<'_, Self::Session>, dropped: Dropped<'_>) {
+        let _ = (ws, dropped);
+    }
+
+    /// The connection was subscribed to a topic, or no longer is. Called in the same turn, after
+    /// the method that subscribed or unsubscribed has returned; a connection that ends is told of
+    /// every subscription that ends with it before `on_close`, and cannot be sent to any more.
+    fn on_subscription(
+        &mut self,
+        ws: &mut WebSocket<'_, Self::Session>,
+        subscription: Subscription<'_>,
+    ) {
+        let _ = (ws, subscription);
     }
 
     /// The connection is over, for the reason in `close`. Nothing can be sent to it any more;

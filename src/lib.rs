@@ -101,6 +101,7 @@ mod handle;
 mod handler;
 mod http;
 mod outgoing;
+mod publish;
 mod server;
 mod websocket;
 mod worker;
@@ -116,6 +117,10 @@ pub use handler::Handler;
 pub use http::Response;
 pub use protocol::upgrade::Request;
 pub use protocol::{CloseCode, Limits, Message};
+pub use publish::{
+    DropReason, Dropped, PreparedMessage, Publication, Published, SlowSubscriber, SubscribeError,
+    Subscription,
+};
 pub use server::{Server, ServerBuilder};
 pub use websocket::{SendStatus, WebSocket};
 pub use worker::mailbox::Stats;

@@ -17,6 +17,7 @@ use crate::handler::Handler;
 use crate::http::Response;
 use crate::protocol::Limits;
 use crate::protocol::upgrade::Request;
+use crate::publish::SlowSubscriber;
 use crate::worker::Worker;
 use crate::worker::mailbox::Shared;
 use crate::worker::paths::Paths;
@@ -227,6 +228,28 @@ impl ServerBuilder {
     /// start. Default 256 KiB, from 4 KiB to 16 MiB.
     pub fn receive_buffer(mut self, bytes: usize) -> Self {
         self.config.receive_buffer = bytes;
+        self
+    }
+
+    /// What becomes of messages for subscribers that read more slowly than is published: a policy
+    /// for the topic of this name, or for all whose names begin with it if it ends with `*`. The
+    /// longest pattern that fits counts, a whole name before any. Default
+    /// [`SlowSubscriber::Queue`] for all.
+    pub fn topic_policy(mut self, pattern: &str, policy: SlowSubscriber) -> Self {
+        self.config.topics.policies.push((pattern.into(), policy));
+        self
+    }
+
+    /// Topics that one connection may be subscribed to; 0 forbids subscribing. Default 1024.
+    pub fn max_subscriptions(mut self, topics: usize) -> Self {
+        self.config.topics.max_subscriptions = topics;
+        self
+    }
+
+    /// Topics that may have subscribers on one worker; each costs about 300 bytes and its name.
+    /// Default 250,000.
+    pub fn max_topics(mut self, topics: usize) -> Self {
+        self.config.topics.max_topics = topics;
         self
     }
 

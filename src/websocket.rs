@@ -10,6 +10,7 @@ use crate::driver::ConnectionId;
 use crate::error::SendError;
 use crate::handle::Handle;
 use crate::protocol::{CloseCode, Message};
+use crate::publish::{PreparedMessage, Publication, Published, SubscribeError};
 use crate::worker::Core;
 use crate::worker::schedule::Owner;
 
@@ -65,6 +66,74 @@ impl<S> WebSocket<'_, S> {
         message: impl Into<Message<'m>>,
     ) -> Result<SendStatus, SendError> {
         self.core.send_to(id, message.into())
+    }
+
+    /// Sends a message that was framed before: nothing is encoded, and a long one is not even
+    /// copied; the queue holds a reference.
+    pub fn send_prepared(&mut self, message: &PreparedMessage) -> SendStatus {
+        self.core.send_prepared(self.id, message).unwrap_or(SendStatus::Dropped)
+    }
+
+    /// The same to another connection of any worker of this server. For many of them, prepare a
+    /// message once instead of sending it with [`send_to`](Self::send_to).
+    ///
+    /// # Errors
+    ///
+    /// As [`send_to`](Self::send_to).
+    pub fn send_prepared_to(
+        &mut self,
+        id: ConnectionId,
+        message: &PreparedMessage,
+    ) -> Result<SendStatus, SendError> {
+        self.core.send_prepared_to(id, message)
+    }
+
+    /// Subscribes this connection to a topic; false if it was already. A topic exists as long as
+    /// it has subscribers; any text of up to 256 bytes names one. The subscription ends with the
+    /// connection or with [`unsubscribe`](Self::unsubscribe). Takes 24 bytes per subscription, and
+    /// about 300 more per topic and worker.
+    ///
+    /// # Errors
+    ///
+    /// [`SubscribeError`] names the limit that is reached, or says that the connection is closing.
+    pub fn subscribe(&mut self, topic: &str) -> Result<bool, SubscribeError> {
+        self.core.subscribe(self.id, topic)
+    }
+
+    /// Ends a subscription; false if there was none. What was published before is still sent.
+    pub fn unsubscribe(&mut self, topic: &str) -> bool {
+        self.core.unsubscribe(self.id, topic)
+    }
+
+    /// True if this connection is subscribed to the topic.
+    pub fn is_subscribed(&self, topic: &str) -> bool {
+        self.core.is_subscribed(self.id, topic)
+    }
+
+    /// The topics that this connection is subscribed to, the latest first.
+    pub fn topics(&self) -> impl Iterator<Item = &str> {
+        self.core.topics.of_connection(self.id.slot() as u32)
+    }
+
+    /// Publishes a message to the subscribers of a topic on all workers, except this connection,
+    /// which need not be a subscriber.
+    ///
+    /// The message is framed once. Up to 1 KiB it is copied into each queue, and nothing is
+    /// allocated unless another worker has subscribers; from there on all queues share one copy.
+    /// Each subscriber is sent everything once, when the turn ends. To each of them the messages
+    /// of one publisher keep their order, also among those that it [`send`](Self::send)s to
+    /// subscribers of its own worker.
+    pub fn publish<'m>(&mut self, topic: &str, message: impl Into<Publication<'m>>) -> Published {
+        self.core.publish(topic, message.into(), Some(self.id))
+    }
+
+    /// The same to every subscriber, this connection included if it is one.
+    pub fn publish_to_all<'m>(
+        &mut self,
+        topic: &str,
+        message: impl Into<Publication<'m>>,
+    ) -> Published {
+        self.core.publish(topic, message.into(), None)
     }
 
     /// Sends a Ping (RFC 6455 5.5.2). The payload is cut at 125 bytes. `Dropped` if the

@@ -39,6 +39,14 @@ impl Table {
         self.slots.get_mut(id.slot())
     }
 
+    /// The present tenant of a slot.
+    #[inline]
+    pub(crate) fn at_mut(&mut self, slot: u32) -> Option<(ConnectionId, &mut Connection)> {
+        let connection = self.slots.get_mut(slot as usize)?;
+        let generation = *self.generations.get(slot as usize)?;
+        Some((ConnectionId::new(self.worker, slot, generation), connection))
+    }
+
     /// See [`Self::get_mut`].
     pub(crate) fn get(&self, id: ConnectionId) -> Option<&Connection> {
         if id.worker() != self.worker || self.generations.get(id.slot()) != Some(&id.generation()) {

@@ -1,24 +1,53 @@
 //! Messages on their way out: bytes that wait for the socket.
 //!
-//! What comes in: frames, appended in call order. What goes out: one contiguous slice per flush.
-//! Nothing here knows a socket: the worker hands the slice to the driver and reports what was
-//! taken.
+//! What comes in: frames, copied or shared, in call order. What goes out: the slices of one
+//! flush. Nothing here knows a socket: the worker hands the slices to the driver and reports what
+//! was taken.
 //!
 //! ```text
 //!            taken          unsent
-//!        |-----------|====================|            bytes
-//!        0         sent              bytes.len()       sent <= bytes.len()
+//!        |-----------|=====|====|=========|            bytes: frames that were copied
+//!        0         sent    at   at   bytes.len()       sent <= at, at <= bytes.len()
+//!                          |    |
+//!                        [frame][frame]                shared: frames of others, by reference
 //! ```
+//!
+//! A shared frame leaves after the first `at` bytes of the copied ones, so the order of the stream
+//! is the order of the calls, whichever way each frame was queued.
 //!
 //! A connection borrows an [`Outgoing`] from its worker's [`OutgoingPool`] with the first frame
 //! of a turn and gives it back as soon as the socket took everything, so an idle connection owns
 //! none, and the few that are in use stay in the cache.
+
+mod latest;
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+use std::sync::Arc;
+
+pub(crate) use latest::{Latest, LatestKey};
+
+/// Slices that one flush hands to the driver at most: one page of the kernel's `struct iovec`
+/// array would hold 256, and [`SHARE_FROM`] makes 64 of them 64 KiB at least.
+const MAX_SLICES: usize = 64;
+
+/// Frames from here on are shared by all connections that they go to, one reference each; shorter
+/// ones are copied into each batch, which costs less than a slice of its own.
+pub(crate) const SHARE_FROM: usize = 1024;
 
 /// What one connection has to send, and what of its input waits until that is sent.
 #[derive(Debug, Default)]
 pub(crate) struct Outgoing {
     bytes: Vec<u8>,
     sent: usize,
+    /// Frames that were not copied, in the order of the stream.
+    shared: VecDeque<Shared>,
+    /// Bytes of the first of them that the socket has taken.
+    shared_sent: usize,
+    /// Bytes of all of them that the socket has not taken.
+    shared_len: usize,
+    /// Frames of which only the newest of its kind waits while the socket is full.
+    latest: Option<Box<Latest>>,
     /// The one pong that may wait while the socket is full, as a whole frame; empty if none does.
     /// RFC 6455 5.5.3: only the most recent ping needs an answer.
     pong: Vec<u8>,
@@ -46,30 +75,136 @@ impl Outgoing {
         &mut self.pong
     }
 
-    /// Bytes that the socket has not taken.
+    /// Queues a frame that others have, too, without a copy. Counts with its whole length.
+    pub(crate) fn append_shared(&mut self, frame: Arc<[u8]>) {
+        let at = self.append().len();
+        self.shared_len += frame.len();
+        self.shared.push_back(Shared { at, frame });
+    }
+
+    /// Where a Close frame is appended: nothing may follow it (RFC 6455 5.5.1), so what is parked
+    /// goes first.
+    pub(crate) fn append_close(&mut self) -> &mut Vec<u8> {
+        if self.latest.is_some() {
+            self.release_latest();
+        }
+        self.append()
+    }
+
+    /// Keeps a frame until everything else has left. The socket must be full, or nobody would
+    /// send it, and no frame may be parked under this key.
+    pub(crate) fn park(&mut self, key: LatestKey, frame: Arc<[u8]>) {
+        self.latest.get_or_insert_default().park(key, frame);
+    }
+
+    /// Forgets the frame that is parked under this key; false if there is none.
+    pub(crate) fn unpark(&mut self, key: LatestKey) -> bool {
+        self.latest.as_mut().is_some_and(|latest| latest.unpark(key))
+    }
+
+    /// True if shared frames wait: then [`Self::unsent`] is not everything.
+    #[inline]
+    pub(crate) fn has_shared(&self) -> bool {
+        !self.shared.is_empty()
+    }
+
+    /// Copied bytes that the socket has not taken, shared frames between them left out.
     pub(crate) fn unsent(&self) -> &[u8] {
         &self.bytes[self.sent..]
     }
 
-    /// Number of bytes that the socket has not taken, a waiting pong included.
+    /// Number of bytes that the socket has not taken, a waiting pong and other frames that wait
+    /// included.
+    #[inline]
     pub(crate) fn unsent_len(&self) -> usize {
-        self.bytes.len() - self.sent + self.pong.len()
+        let parked = self.latest.as_ref().map_or(0, |latest| latest.len());
+        self.bytes.len() - self.sent + self.shared_len + self.pong.len() + parked
     }
 
-    /// The socket took `count` bytes of [`Self::unsent`].
+    /// Calls `send` with the next slices of the stream, as many as one call takes, and gives their
+    /// length and what `send` gave.
+    pub(crate) fn gather<R>(&self, send: impl FnOnce(&[IoSlice<'_>]) -> R) -> (usize, R) {
+        let mut slices = [IoSlice::new(&[]); MAX_SLICES];
+        let (mut count, mut len) = (0, 0);
+        let mut push = |slice| {
+            slices[count] = IoSlice::new(slice);
+            count += 1;
+            len += slice.len();
+        };
+        let (mut copied, mut offset) = (self.sent, self.shared_sent);
+        let mut shared = self.shared.iter();
+        // Two slices per step: the copied bytes in front of a shared frame, and the frame.
+        for _ in 0..MAX_SLICES / 2 {
+            let next = shared.next();
+            let end = next.map_or(self.bytes.len(), |shared| shared.at);
+            if copied < end {
+                push(&self.bytes[copied..end]);
+                copied = end;
+            }
+            let Some(shared) = next else { break };
+            push(&shared.frame[offset..]);
+            offset = 0;
+        }
+        (len, send(&slices[..count]))
+    }
+
+    /// The socket took `count` bytes of the stream.
+    #[inline]
     pub(crate) fn advance(&mut self, count: usize) {
-        self.sent += count;
+        if self.shared.is_empty() {
+            self.sent += count;
+        } else {
+            self.advance_shared(count);
+        }
         debug_assert!(self.sent <= self.bytes.len());
-        if self.sent == self.bytes.len() {
+        if self.sent == self.bytes.len() && self.shared.is_empty() {
             self.sent = 0;
             self.bytes.clear();
             if !self.pong.is_empty() {
                 std::mem::swap(&mut self.bytes, &mut self.pong);
             }
+            if self.latest.is_some() {
+                self.release_latest();
+            }
         } else if self.sent >= self.bytes.len() / 2 && self.sent >= 64 * 1024 {
             // At most as much is moved as was sent since the last time: linear in total.
             self.bytes.drain(..self.sent);
+            for shared in &mut self.shared {
+                shared.at -= self.sent;
+            }
             self.sent = 0;
+        }
+    }
+
+    fn advance_shared(&mut self, mut count: usize) {
+        while let Some(first) = self.shared.front()
+            && count > 0
+        {
+            let copied = count.min(first.at - self.sent);
+            self.sent += copied;
+            count -= copied;
+            let taken = count.min(first.frame.len() - self.shared_sent);
+            self.shared_sent += taken;
+            self.shared_len -= taken;
+            count -= taken;
+            if self.shared_sent == first.frame.len() {
+                self.shared_sent = 0;
+                self.shared.pop_front();
+            }
+        }
+        self.sent += count;
+    }
+
+    /// Queues what is parked, in the order in which it came.
+    #[cold]
+    fn release_latest(&mut self) {
+        let Some(latest) = self.latest.take() else { return };
+        for frame in latest.in_order() {
+            if frame.len() < SHARE_FROM {
+                self.append().extend_from_slice(&frame);
+            } else {
+                self.append_shared(frame);
+            }
         }
     }
 
@@ -121,7 +256,8 @@ impl Outgoing {
     }
 
     fn capacity(&self) -> usize {
-        self.bytes.capacity() + self.pong.capacity() + self.held.capacity()
+        let shared = self.shared.capacity() * size_of::<Shared>();
+        self.bytes.capacity() + self.pong.capacity() + self.held.capacity() + shared
     }
 
     fn reset(&mut self) {
@@ -130,7 +266,19 @@ impl Outgoing {
         self.held.clear();
         self.held_start = 0;
         self.sent = 0;
+        self.shared.clear();
+        self.shared_sent = 0;
+        self.shared_len = 0;
+        self.latest = None;
     }
+}
+
+/// A frame that lies outside of the batch.
+#[derive(Debug)]
+struct Shared {
+    /// It leaves when so many of the copied bytes have left.
+    at: usize,
+    frame: Arc<[u8]>,
 }
 
 /// Spare [`Outgoing`]s of one worker, last in first out, bounded in bytes.
@@ -199,6 +347,85 @@ mod tests {
         taken.extend_from_slice(outgoing.unsent());
         outgoing.advance(outgoing.unsent().len());
         assert_eq!(taken, all);
+        assert!(outgoing.is_drained());
+    }
+
+    #[test]
+    fn copied_and_shared_frames_leave_in_call_order_whatever_the_socket_takes() {
+        for step in [7, 100, 1500, 70_000, 1 << 20] {
+            let mut outgoing = Outgoing::default();
+            let (mut all, mut taken) = (Vec::new(), Vec::new());
+            let take = |outgoing: &mut Outgoing, most: usize, taken: &mut Vec<u8>| {
+                let (_, bytes) = outgoing.gather(|slices| {
+                    slices
+                        .iter()
+                        .flat_map(|slice| &slice[..])
+                        .take(most)
+                        .copied()
+                        .collect::<Vec<u8>>()
+                });
+                taken.extend_from_slice(&bytes);
+                outgoing.advance(bytes.len());
+            };
+            for turn in 0..200_usize {
+                let frame: Vec<u8> = (0..turn * 7 % 1200 + 1).map(|i| (i + turn) as u8).collect();
+                all.extend_from_slice(&frame);
+                if turn % 3 == 0 {
+                    outgoing.append().extend_from_slice(&frame);
+                } else {
+                    outgoing.append_shared(frame.into());
+                }
+                take(&mut outgoing, step.min(turn), &mut taken);
+                assert_eq!(outgoing.unsent_len(), all.len() - taken.len(), "step {step}");
+            }
+            while !outgoing.is_drained() {
+                take(&mut outgoing, step, &mut taken);
+            }
+            assert!(taken == all, "step {step}: the stream is not what was queued");
+            assert!(!outgoing.has_shared() && outgoing.unsent().is_empty());
+        }
+    }
+
+    #[test]
+    fn one_gathering_takes_no_more_slices_than_it_has() {
+        let mut outgoing = Outgoing::default();
+        for _ in 0..3 * MAX_SLICES {
+            outgoing.append().push(b'c');
+            outgoing.append_shared(Arc::from(*b"ss"));
+        }
+        let (len, slices) = outgoing.gather(|slices| slices.len());
+        assert_eq!((len, slices), (MAX_SLICES / 2 * 3, MAX_SLICES));
+        outgoing.advance(len);
+        assert_eq!(outgoing.unsent_len(), 3 * 3 * MAX_SLICES - len);
+    }
+
+    #[test]
+    fn the_newest_of_a_kind_leaves_when_all_else_has_left() {
+        let key = |key| LatestKey { topic: 1, key: Some(key) };
+        let mut outgoing = Outgoing::default();
+        outgoing.append().extend_from_slice(b"queued ");
+        outgoing.park(key(1), Arc::from(*b"old"));
+        outgoing.park(key(2), Arc::from(*b"other "));
+        assert!(outgoing.unpark(key(1)) && !outgoing.unpark(key(1)));
+        outgoing.park(key(1), Arc::from(*b"newest"));
+        outgoing.append().extend_from_slice(b"sent ");
+        assert_eq!(outgoing.unsent_len(), 24);
+        outgoing.replace_pong().extend_from_slice(b"pong ");
+        outgoing.advance(12);
+        // In the order of publishing, as the publisher's order demands.
+        assert_eq!(outgoing.unsent(), b"pong other newest");
+        outgoing.advance(17);
+        assert!(outgoing.is_drained());
+    }
+
+    #[test]
+    fn nothing_leaves_after_a_close() {
+        let mut outgoing = Outgoing::default();
+        outgoing.append().extend_from_slice(b"queued ");
+        outgoing.park(LatestKey { topic: 1, key: None }, Arc::from(*b"newest "));
+        outgoing.append_close().extend_from_slice(b"close");
+        assert_eq!(outgoing.unsent(), b"queued newest close");
+        outgoing.advance(19);
         assert!(outgoing.is_drained());
     }
 

@@ -199,6 +199,12 @@ impl Endpoint {
         self.lifecycle.is_open()
     }
 
+    /// True if a message of one frame may be sent now: open, and not inside a fragmented message.
+    #[inline]
+    pub(crate) fn may_send(&self) -> bool {
+        self.is_open() && !self.sending_fragments
+    }
+
     /// Capacity that is held for an unfinished message or frame, in bytes. Zero while idle; at
     /// most twice the bytes received plus 64 KiB, unless a larger buffer came from the pool.
     pub fn buffered(&self) -> usize {
@@ -267,7 +273,7 @@ impl Endpoint {
     /// message of ours is unfinished.
     #[inline]
     pub fn send(&mut self, message: Message<'_>, out: &mut Vec<u8>) -> Result<(), NotOpen> {
-        if !self.is_open() || self.sending_fragments {
+        if !self.may_send() {
             return Err(NotOpen);
         }
         self.write_frame(true, message.opcode(), message.payload(), out);

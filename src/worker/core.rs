@@ -9,9 +9,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::mailbox::{Command, Shared, Tally};
+use super::publish::Notices;
 use super::schedule::Schedule;
 use super::time::jitter;
 use super::timers::Wheel;
+use super::topics::Topics;
 use crate::config::Config;
 use crate::connection::{Connection, NEVER, Phase, Table};
 use crate::driver::{ConnectionId, Driver, DriverStats};
@@ -56,6 +58,10 @@ pub(crate) struct Core {
     pub(crate) config: Arc<Config>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) tally: Tally,
+    pub(crate) topics: Topics,
+    pub(crate) notices: Notices,
+    /// The short frame that is being published.
+    pub(crate) scratch: Vec<u8>,
     /// What the driver had counted at the end of the last turn.
     driver_stats: DriverStats,
     pub(crate) worker: u16,
@@ -78,6 +84,7 @@ impl Core {
         let mut timers = Wheel::new(now_ms);
         timers.reserve(slots);
         let schedule = Schedule::new(worker, config.max_timers);
+        let topics = Topics::new(Arc::clone(&shared.topics), worker);
         Self {
             driver,
             table: Table::with_capacity(worker, slots),
@@ -93,6 +100,9 @@ impl Core {
             config,
             shared,
             tally: Tally::default(),
+            topics,
+            notices: Notices::default(),
+            scratch: Vec::new(),
             driver_stats: DriverStats::default(),
             worker,
             ending_route: 0,
@@ -160,7 +170,8 @@ impl Core {
             return Err(SendError::Gone);
         }
         let blocked = connection.blocked;
-        if !blocked && len < self.direct_send {
+        let shared = connection.outgoing.as_ref().is_some_and(|outgoing| outgoing.has_shared());
+        if !blocked && (shared || len < self.direct_send) {
             self.flush(id);
         }
         let Some(connection) = self.table.get_mut(id) else { return Err(SendError::Gone) };
@@ -182,6 +193,10 @@ impl Core {
             return Ok(if blocked { SendStatus::Queued } else { SendStatus::Sent });
         }
 
+        if outgoing.has_shared() {
+            // The flush failed, and the connection is about to end.
+            return Err(SendError::Gone);
+        }
         // The batch so far, the header and the payload in one call, in order.
         outgoing.append();
         let payload = message.payload();
@@ -283,7 +298,7 @@ impl Core {
             return false;
         }
         let outgoing = connection.outgoing.get_or_insert_with(|| self.outgoing.take());
-        if !live.endpoint.close(Some(code), reason, outgoing.append()) {
+        if !live.endpoint.close(Some(code), reason, outgoing.append_close()) {
             return false;
         }
         connection.deadline_ms = after(now_ms, close_timeout_ms);
@@ -347,9 +362,14 @@ impl Core {
             return;
         }
         let Some(outgoing) = connection.outgoing.as_mut() else { return self.drained(id) };
-        while !outgoing.unsent().is_empty() {
-            let len = outgoing.unsent().len();
-            match self.driver.send(id, &[IoSlice::new(outgoing.unsent())]) {
+        while outgoing.has_shared() || !outgoing.unsent().is_empty() {
+            let (len, sent) = if outgoing.has_shared() {
+                outgoing.gather(|slices| self.driver.send(id, slices))
+            } else {
+                let unsent = outgoing.unsent();
+                (unsent.len(), self.driver.send(id, &[IoSlice::new(unsent)]))
+            };
+            match sent {
                 Ok(taken) => {
                     outgoing.advance(taken);
                     if taken < len {

@@ -5,11 +5,13 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use super::topic_index::TopicIndex;
 use crate::driver::{ConnectionId, Waker};
 use crate::error::SendError;
 use crate::protocol::CloseCode;
+use crate::publish::PreparedMessage;
 
 /// Commands that may wait for one worker.
 const CAPACITY: usize = 65_536;
@@ -19,8 +21,19 @@ const CAPACITY: usize = 65_536;
 pub(crate) enum Command {
     /// Send a message; counted as undelivered if the connection has gone or is full.
     Send { id: ConnectionId, text: bool, payload: Box<[u8]> },
+    /// The same for a message that was framed before.
+    SendPrepared { id: ConnectionId, message: PreparedMessage },
+    /// Publish a message to this worker's subscribers of the topic.
+    Publish { topic: Arc<str>, message: PreparedMessage, key: Option<u64> },
     /// Start the close handshake.
     Close { id: ConnectionId, code: CloseCode, reason: Box<str> },
+}
+
+impl Command {
+    /// True if it carries a message for one connection.
+    fn is_send(&self) -> bool {
+        matches!(self, Self::Send { .. } | Self::SendPrepared { .. })
+    }
 }
 
 #[derive(Debug, Default)]
@@ -89,7 +102,7 @@ impl Mailbox {
     pub(crate) fn stop(&self) -> usize {
         let mut queue = self.lock();
         queue.stopped = true;
-        let lost = queue.commands.iter().filter(|c| matches!(c, Command::Send { .. })).count();
+        let lost = queue.commands.iter().filter(|command| command.is_send()).count();
         queue.commands.clear();
         lost
     }
@@ -105,6 +118,7 @@ pub(crate) struct Shared {
     /// until someone asks.
     pub(crate) shutdown_grace_ms: AtomicU64,
     pub(crate) counters: Counters,
+    pub(crate) topics: Arc<TopicIndex>,
 }
 
 /// Value of `shutdown_grace_ms` while nobody asked for a shutdown.
@@ -117,6 +131,7 @@ impl Shared {
             connections: AtomicUsize::new(0),
             shutdown_grace_ms: AtomicU64::new(NOT_STOPPING),
             counters: Counters::default(),
+            topics: Arc::new(TopicIndex::new(workers)),
         }
     }
 
@@ -206,6 +221,18 @@ counters! {
     /// Messages refused because a queue would have passed `max_backpressure`; the caller was
     /// told.
     dropped,
+    /// Published messages that a subscriber missed because its queue would have passed
+    /// `max_backpressure`.
+    publish_full,
+    /// Published messages that a subscriber missed because it was behind
+    /// ([`SlowSubscriber::Skip`](crate::SlowSubscriber::Skip)).
+    publish_skipped,
+    /// Published messages that were taken for a subscriber, and given up for a newer one
+    /// ([`SlowSubscriber::Latest`](crate::SlowSubscriber::Latest)).
+    publish_replaced,
+    /// Published messages that a worker with subscribers did not get, because its mailbox was
+    /// full or it had stopped.
+    publish_refused,
     /// Messages posted to another worker that found their connection gone or full, or the worker
     /// stopped.
     undelivered,
@@ -223,7 +250,6 @@ counters! {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
 
     fn close(slot: u32) -> Command {
         let id = ConnectionId::new(0, slot, 1);

@@ -20,6 +20,7 @@
 pub(crate) mod core;
 pub(crate) mod mailbox;
 pub(crate) mod paths;
+pub(crate) mod publish;
 mod reading;
 pub(crate) mod route;
 pub(crate) mod schedule;
@@ -27,6 +28,8 @@ pub(crate) mod schedule;
 mod simulation;
 mod time;
 pub(crate) mod timers;
+pub(crate) mod topic_index;
+pub(crate) mod topics;
 mod upgrade;
 
 use std::collections::VecDeque;
@@ -124,6 +127,9 @@ impl Worker {
         crank.obey();
         crank.expire();
         crank.resume_all();
+        if !crank.core.notices.is_empty() {
+            crank.notify();
+        }
         crank.flush_all();
         crank.core.note_driver_stats();
         crank.core.shared.counters.add(&mut crank.core.tally);
@@ -157,6 +163,9 @@ impl Crank {
 
     /// How long the next wait may last.
     fn timeout_ms(&self) -> Option<u64> {
+        if !self.core.notices.is_empty() {
+            return Some(0);
+        }
         let mut deadline = self.core.timers.next_deadline().unwrap_or(NEVER);
         deadline = deadline.min(self.accept_retry_ms);
         deadline = deadline.min(self.core.lifetimes.next_deadline().unwrap_or(NEVER));
@@ -447,7 +456,7 @@ impl Crank {
         let Some(connection) = core.table.get_mut(id) else { return };
         let Phase::Live(live) = &mut connection.phase else { return };
         let outgoing = connection.outgoing.get_or_insert_with(|| core.outgoing.take());
-        let cause = if live.endpoint.reply_close(outgoing.append()) {
+        let cause = if live.endpoint.reply_close(outgoing.append_close()) {
             CloseCause::Peer
         } else {
             CloseCause::Local
@@ -461,7 +470,7 @@ impl Crank {
         let Some(connection) = core.table.get_mut(id) else { return };
         let Phase::Live(live) = &mut connection.phase else { return };
         let outgoing = connection.outgoing.get_or_insert_with(|| core.outgoing.take());
-        live.endpoint.fail(error, outgoing.append());
+        live.endpoint.fail(error, outgoing.append_close());
         let code = u16::from(error.close_code());
         let cause = CloseCause::Protocol(error);
         self.finish(id, Close { code, reason: error.reason(), cause }, After::Drain);
@@ -479,7 +488,7 @@ impl Crank {
         if cause == CloseCause::HandlerPanicked {
             core.tally.handler_panics += 1;
             let outgoing = connection.outgoing.get_or_insert_with(|| core.outgoing.take());
-            live.endpoint.close(Some(CloseCode::INTERNAL_ERROR), "", outgoing.append());
+            live.endpoint.close(Some(CloseCode::INTERNAL_ERROR), "", outgoing.append_close());
             close.code = 1011;
             after = After::Drain;
         }
@@ -512,6 +521,9 @@ impl Crank {
         core.schedule.cancel_all(Owner::Connection(id));
         core.tally.closed += 1;
         core.ending_route = live.route;
+        let panics = self.unsubscribe_all(id, live.route, live.session);
+        let core = &mut self.core;
+        core.tally.handler_panics += panics;
         let route = &mut self.routes[usize::from(live.route)];
         if route.end(core, id, live.session, close) == Outcome::Panicked {
             core.tally.handler_panics += 1;
@@ -617,6 +629,14 @@ impl Crank {
         for command in commands.drain(..) {
             match command {
                 Command::Send { id, text, payload } => self.deliver(id, text, &payload),
+                Command::SendPrepared { id, message } => {
+                    if self.core.send_prepared(id, &message).is_err() {
+                        self.core.tally.undelivered += 1;
+                    }
+                }
+                Command::Publish { topic, message, key } => {
+                    self.core.publish_posted(&topic, &message, key);
+                }
                 Command::Close { id, code, reason } => {
                     self.core.close(id, code, &reason);
                 }

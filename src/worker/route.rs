@@ -13,6 +13,7 @@ use crate::driver::ConnectionId;
 use crate::error::Close;
 use crate::handler::Handler;
 use crate::protocol::Message;
+use crate::publish::{Dropped, Subscription};
 use crate::websocket::WebSocket;
 
 /// The most address space that the sessions of one route take before they are there.
@@ -35,6 +36,8 @@ pub(crate) enum Call<'a> {
     Pong(&'a [u8]),
     Drain,
     Timer(u64),
+    Dropped(Dropped<'a>),
+    Subscription(Subscription<'a>),
 }
 
 /// A handler whose session type is known only inside.
@@ -101,6 +104,8 @@ impl<H: Handler> Route for RouteOf<H> {
                 Call::Pong(payload) => handler.on_pong(ws, payload),
                 Call::Drain => handler.on_drain(ws),
                 Call::Timer(key) => handler.on_timer(ws, key),
+                Call::Dropped(dropped) => handler.on_dropped(ws, dropped),
+                Call::Subscription(subscription) => handler.on_subscription(ws, subscription),
             }
         })
     }
