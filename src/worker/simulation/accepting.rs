@@ -72,7 +72,7 @@ fn everybody_is_served_in_the_end_on_a_rough_network() {
 
 #[test]
 fn everybody_is_served_in_the_end_on_any_network() {
-    for_each_seed("everybody_is_served_in_the_end_on_any_network", 200, |seed| {
+    for_each_seed("everybody_is_served_in_the_end_on_any_network", 80, |seed| {
         run(seed, Faults::drawn(&mut Random::new(seed)));
     });
 }

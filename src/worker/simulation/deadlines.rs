@@ -78,7 +78,7 @@ fn cause(world: &World, client: &Client) -> Option<CloseCause> {
 
 #[test]
 fn a_request_has_its_time_and_no_more() {
-    for_each_seed("a_request_has_its_time_and_no_more", 150, |seed| {
+    for_each_seed("a_request_has_its_time_and_no_more", 300, |seed| {
         let mut random = Random::new(seed);
         let mut setup = setup(seed);
         let timeout_ms = timeout_ms(&mut random);
@@ -109,7 +109,7 @@ fn a_request_has_its_time_and_no_more() {
 
 #[test]
 fn a_silent_peer_is_pinged_then_cut() {
-    for_each_seed("a_silent_peer_is_pinged_then_cut", 150, |seed| {
+    for_each_seed("a_silent_peer_is_pinged_then_cut", 300, |seed| {
         let mut random = Random::new(seed);
         let mut setup = setup(seed);
         let (idle_ms, ping_ms) = (timeout_ms(&mut random), timeout_ms(&mut random));
@@ -161,7 +161,7 @@ fn a_peer_that_answers_pings_is_never_cut() {
 
 #[test]
 fn a_peer_that_does_not_read_is_cut() {
-    for_each_seed("a_peer_that_does_not_read_is_cut", 150, |seed| {
+    for_each_seed("a_peer_that_does_not_read_is_cut", 60, |seed| {
         let mut random = Random::new(seed);
         let mut setup = setup(seed);
         let write_ms = timeout_ms(&mut random);
@@ -185,7 +185,7 @@ fn a_peer_that_does_not_read_is_cut() {
 
 #[test]
 fn a_close_is_answered_in_time_or_never() {
-    for_each_seed("a_close_is_answered_in_time_or_never", 150, |seed| {
+    for_each_seed("a_close_is_answered_in_time_or_never", 300, |seed| {
         let mut random = Random::new(seed);
         let mut setup = setup(seed);
         let close_ms = timeout_ms(&mut random);

@@ -154,7 +154,7 @@ fn no_letter_is_lost_on_a_rough_network() {
 
 #[test]
 fn no_letter_reaches_a_stranger_on_any_network() {
-    for_each_seed("no_letter_reaches_a_stranger_on_any_network", 300, |seed| {
+    for_each_seed("no_letter_reaches_a_stranger_on_any_network", 100, |seed| {
         run(seed, Faults::drawn(&mut Random::new(seed)), false);
     });
 }
