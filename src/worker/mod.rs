@@ -56,6 +56,13 @@ const ACCEPT_RETRY_MS: u64 = 100;
 /// buffer, so that a peer in the middle of a message that is too big still learns 1009.
 const LINGER_BYTES: usize = 1024 * 1024;
 
+/// A turn that comes so much later than it should has been kept from running: by a handler, or
+/// because the whole process stood still.
+const STALL_MS: u64 = 100;
+
+/// How long deadlines are left alone after a stall while input keeps coming.
+const CATCH_UP_MS: u64 = 1000;
+
 /// How long a worker that stops waits for the last `Released`.
 const RELEASE_GRACE_MS: u64 = 1000;
 
@@ -78,6 +85,8 @@ pub(crate) struct Crank {
     waiting: VecDeque<AcceptedSocket>,
     /// Someone used the waker.
     woken: bool,
+    /// After a stall: until then no connection's deadline is looked at; zero if there was none.
+    catch_up_until_ms: u64,
     /// The server stops; whoever is still there at this moment is cut.
     stop_deadline_ms: Option<u64>,
 }
@@ -101,6 +110,7 @@ impl Worker {
             accept_retry_ms: NEVER,
             waiting: VecDeque::new(),
             woken: false,
+            catch_up_until_ms: 0,
             stop_deadline_ms: None,
         };
         crank.start_handlers();
@@ -120,9 +130,14 @@ impl Worker {
         let crank = &mut self.crank;
         let timeout_ms = crank.timeout_ms();
         crank.core.driver.wait(timeout_ms)?;
-        crank.core.now_ms = crank.core.driver.now_ms();
+        crank.note_time(timeout_ms);
+        let mut quiet = true;
         while let Some(event) = crank.core.driver.next_event(&mut self.memory) {
+            quiet = false;
             crank.handle(event);
+        }
+        if quiet {
+            crank.catch_up_until_ms = 0;
         }
         crank.obey();
         crank.expire();
@@ -175,6 +190,21 @@ impl Crank {
             deadline = deadline.min(stop);
         }
         (deadline != NEVER).then(|| deadline.saturating_sub(self.core.now_ms))
+    }
+
+    /// The time of this turn, and whether it comes too late to judge anybody by it. One turn does
+    /// not bring everything that came during a stall, and whoever has sent in time is not silent:
+    /// deadlines wait until there is nothing left to receive, or for a bounded time.
+    fn note_time(&mut self, timeout_ms: Option<u64>) {
+        let before_ms = self.core.now_ms;
+        self.core.now_ms = self.core.driver.now_ms();
+        // Not again before somebody was judged: a worker with too much work is always late.
+        if self.catch_up_until_ms == 0
+            && let Some(timeout_ms) = timeout_ms
+            && self.core.now_ms > before_ms.saturating_add(timeout_ms).saturating_add(STALL_MS)
+        {
+            self.catch_up_until_ms = self.core.now_ms + CATCH_UP_MS;
+        }
     }
 
     #[inline]
@@ -541,13 +571,9 @@ impl Crank {
 
     fn expire(&mut self) {
         let now_ms = self.core.now_ms;
-        while let Some(slot) = self.core.timers.expired(now_ms) {
-            let Some(id) = self.core.table.id_of(slot) else { continue };
-            if self.core.next_deadline(id) <= now_ms {
-                self.timed_out(id);
-                self.bury();
-            }
-            self.core.arm_timer(id);
+        if self.catch_up_until_ms <= now_ms {
+            self.catch_up_until_ms = 0;
+            self.expire_connections();
         }
         self.fire_timers();
         self.end_lives();
@@ -562,6 +588,18 @@ impl Crank {
                 self.core.flush(id);
                 self.end(id, CloseCause::Shutdown);
             }
+        }
+    }
+
+    fn expire_connections(&mut self) {
+        let now_ms = self.core.now_ms;
+        while let Some(slot) = self.core.timers.expired(now_ms) {
+            let Some(id) = self.core.table.id_of(slot) else { continue };
+            if self.core.next_deadline(id) <= now_ms {
+                self.timed_out(id);
+                self.bury();
+            }
+            self.core.arm_timer(id);
         }
     }
 
