@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::driver::DriverChoice;
 use crate::error::Error;
+use crate::origins::Origins;
 use crate::protocol::Limits;
 
 /// Settings shared by all workers. Durations are kept in milliseconds; zero means off.
@@ -29,6 +30,10 @@ pub(crate) struct Config {
     pub(crate) backlog: u32,
     /// Bytes one receive may bring.
     pub(crate) receive_buffer: usize,
+    /// Which sites' pages may open connections, on routes that do not say otherwise.
+    pub(crate) origins: Origins,
+    /// The subprotocols of all routes.
+    pub(crate) subprotocols: Vec<String>,
 }
 
 impl Default for Config {
@@ -46,6 +51,8 @@ impl Default for Config {
             write_timeout_ms: 30_000,
             backlog: 4096,
             receive_buffer: 256 * 1024,
+            origins: Origins::same_host(),
+            subprotocols: Vec::new(),
         }
     }
 }
@@ -84,6 +91,9 @@ impl Config {
         if !(4096..=16 * 1024 * 1024).contains(&self.receive_buffer) {
             return Err(Error::config("receive_buffer", "use 4096 to 16777216 bytes"));
         }
+        if let Some(problem) = self.origins.problem() {
+            return Err(Error::config("origins", problem));
+        }
         Ok(())
     }
 }
@@ -116,6 +126,7 @@ mod tests {
         assert_eq!(field(&Config { max_connections: 0, ..base() }), "max_connections");
         assert_eq!(field(&Config { backlog: 0, ..base() }), "backlog");
         assert_eq!(field(&Config { receive_buffer: 1, ..base() }), "receive_buffer");
+        assert_eq!(field(&Config { origins: Origins::list(["*"]), ..base() }), "origins");
         assert_eq!(field(&Config { limits: Limits::new().max_message(0), ..base() }), "limits");
     }
 

@@ -63,8 +63,11 @@ mod error;
 mod handle;
 mod handler;
 mod http;
+mod origins;
 mod outgoing;
+mod route_options;
 mod server;
+mod upgrade;
 mod websocket;
 mod worker;
 
@@ -72,9 +75,12 @@ pub use driver::{ConnectionId, DriverChoice as Driver, InvalidDriverChoice, List
 pub use error::{Close, CloseCause, Error, SendError};
 pub use handle::Handle;
 pub use handler::Handler;
-pub use http::Response;
+pub use http::{QueryPairs, Request, Response};
+pub use origins::Origins;
 pub use protocol::{CloseCode, Limits, Message};
+pub use route_options::RouteOptions;
 pub use server::{Server, ServerBuilder};
+pub use upgrade::{Session, Upgrade, UpgradeRequest};
 pub use websocket::{SendStatus, WebSocket};
 pub use worker::mailbox::Stats;
 

@@ -86,6 +86,11 @@ impl<S> WebSocket<'_, S> {
         self.core.buffered_amount(self.id)
     }
 
+    /// The subprotocol that was agreed on in the opening handshake (RFC 6455 1.9), if any.
+    pub fn subprotocol(&self) -> Option<&str> {
+        self.core.subprotocol(self.id)
+    }
+
     /// The state of this connection.
     pub fn session(&mut self) -> &mut S {
         self.session

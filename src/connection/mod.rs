@@ -26,6 +26,15 @@ use crate::protocol::upgrade::HeadScanner;
 /// A moment that never comes.
 pub(crate) const NEVER: u64 = u64::MAX;
 
+/// How an agreed subprotocol is kept in 16 bits: as its index in `Config::subprotocols`, or as
+/// one of these.
+pub(crate) mod subprotocol {
+    /// None was agreed on.
+    pub(crate) const NONE: u16 = u16::MAX;
+    /// One of the application's choice, in `Core::chosen_subprotocols`.
+    pub(crate) const CHOSEN: u16 = u16::MAX - 1;
+}
+
 /// State of one peer. Its size bounds the cost of an idle connection; a test guards it.
 #[derive(Debug)]
 pub(crate) struct Connection {
@@ -46,6 +55,8 @@ pub(crate) struct Connection {
     pub(crate) pinged: bool,
     /// The peer sent FIN while input was still held.
     pub(crate) peer_ended: bool,
+    /// What was agreed on in the opening handshake; see [`subprotocol`].
+    pub(crate) subprotocol: u16,
 }
 
 /// The stage that eats the next byte.
@@ -96,6 +107,7 @@ impl Connection {
             reading_paused: false,
             pinged: false,
             peer_ended: false,
+            subprotocol: subprotocol::NONE,
         }
     }
 

@@ -4,6 +4,7 @@
 //! driver calls, and `doomed`: connections whose end the turn has to carry out (a handler must
 //! not be called from inside a handler).
 
+use std::collections::HashMap;
 use std::io::IoSlice;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use std::sync::Arc;
 use super::mailbox::{Command, Shared, Tally};
 use super::timers::Wheel;
 use crate::config::Config;
-use crate::connection::{Connection, NEVER, Phase, Table};
+use crate::connection::{Connection, NEVER, Phase, Table, subprotocol};
 use crate::driver::{ConnectionId, Driver, DriverStats};
 use crate::error::{CloseCause, SendError};
 use crate::outgoing::OutgoingPool;
@@ -48,6 +49,8 @@ pub(crate) struct Core {
     pub(crate) config: Arc<Config>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) tally: Tally,
+    /// Subprotocols that are in no route's list, by slot; see [`Connection::subprotocol`].
+    pub(crate) chosen_subprotocols: HashMap<u32, Box<str>>,
     /// What the driver had counted at the end of the last turn.
     driver_stats: DriverStats,
     pub(crate) worker: u16,
@@ -79,6 +82,7 @@ impl Core {
             config,
             shared,
             tally: Tally::default(),
+            chosen_subprotocols: HashMap::new(),
             driver_stats: DriverStats::default(),
             worker,
             direct_send: DIRECT_SEND,
@@ -272,6 +276,16 @@ impl Core {
 
     pub(crate) fn buffered_amount(&self, id: ConnectionId) -> usize {
         self.table.get(id).map_or(0, Connection::unsent_len)
+    }
+
+    pub(crate) fn subprotocol(&self, id: ConnectionId) -> Option<&str> {
+        match self.table.get(id)?.subprotocol {
+            subprotocol::NONE => None,
+            subprotocol::CHOSEN => {
+                self.chosen_subprotocols.get(&(id.slot() as u32)).map(|name| &**name)
+            }
+            index => self.config.subprotocols.get(usize::from(index)).map(String::as_str),
+        }
     }
 
     pub(crate) fn peer_addr(&self, id: ConnectionId) -> Option<SocketAddr> {

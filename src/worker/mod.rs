@@ -37,7 +37,7 @@ use self::mailbox::{Command, NOT_STOPPING, Shared};
 use self::paths::Paths;
 use self::route::{Call, Outcome, Route};
 use crate::config::Config;
-use crate::connection::{Connection, NEVER, Phase};
+use crate::connection::{Connection, NEVER, Phase, subprotocol};
 use crate::driver::{AcceptedSocket, ConnectionId, Driver, Event, ReceiveMemory};
 use crate::error::{Close, CloseCause};
 use crate::protocol::{self, CloseCode, Message, ProtocolError};
@@ -236,9 +236,12 @@ impl Crank {
 
     fn released(&mut self, id: ConnectionId) {
         let core = &mut self.core;
-        if core.table.remove(id).is_none() {
+        let Some(connection) = core.table.remove(id) else {
             debug_assert!(false, "released twice: {id:?}");
             return;
+        };
+        if connection.subprotocol == subprotocol::CHOSEN {
+            core.chosen_subprotocols.remove(&(id.slot() as u32));
         }
         // Whoever sees that it has gone also sees its end counted.
         core.shared.counters.add(&mut core.tally);

@@ -4,24 +4,49 @@
 //! the server's paths. One request per connection: whatever is not upgraded is answered with
 //! `Connection: close`.
 
-use super::Crank;
-use super::paths::Entry;
-use super::route::{Call, Outcome};
-use crate::connection::{Live, NEVER, Phase, Upgrading};
+use std::net::SocketAddr;
+
+use super::paths::Responsible;
+use super::route::{Call, Outcome, Verdict, guard};
+use super::{Core, Crank};
+use crate::connection::{Live, NEVER, Phase, Upgrading, subprotocol};
 use crate::driver::ConnectionId;
 use crate::error::CloseCause;
-use crate::http::Response;
+use crate::http::request::PeerAddr;
+use crate::http::{Request, Response};
 use crate::protocol::Endpoint;
-use crate::protocol::upgrade::{
-    HeadScanner, Refusal, Request, ServerHandshake, write_http_response,
-};
+use crate::protocol::upgrade::{self, HeadScanner, Refusal, ServerHandshake, write_http_response};
+use crate::upgrade::UpgradeRequest;
 
 /// What a complete request head comes to.
 enum Answer {
-    /// 101: the frames of this route follow.
-    Upgrade { route: u16, response: Vec<u8> },
+    /// 101: frames follow.
+    Upgrade(Opening),
     /// Any other answer; the connection ends after it.
     Http { status: u16, response: Vec<u8> },
+}
+
+/// An accepted upgrade: its session has begun, its 101 is written.
+struct Opening {
+    route: u16,
+    session: u32,
+    /// As [`Connection::subprotocol`](crate::connection::Connection::subprotocol) keeps it.
+    agreed: u16,
+    /// The name, if that is `CHOSEN`.
+    chosen: Option<Box<str>>,
+    response: Vec<u8>,
+}
+
+/// The connection that a request came on.
+struct Peer<'a> {
+    core: &'a Core,
+    id: ConnectionId,
+}
+
+impl PeerAddr for Peer<'_> {
+    fn peer_addr(&self) -> Option<SocketAddr> {
+        self.core.peer_addr(self.id)
+    }
 }
 
 impl Crank {
@@ -62,7 +87,7 @@ impl Crank {
 
     /// Answers a complete head; `rest` is what came behind it.
     fn answer(&mut self, id: ConnectionId, head: &[u8], rest: &mut [u8]) {
-        match self.judge(head) {
+        match self.judge(id, head) {
             Err(refusal) => self.refuse(id, refusal),
             Ok(Answer::Http { status, response }) => {
                 if status >= 400 {
@@ -70,14 +95,15 @@ impl Crank {
                 }
                 self.end_with(id, &response);
             }
-            Ok(Answer::Upgrade { route, response }) => self.open(id, route, &response, rest),
+            Ok(Answer::Upgrade(opening)) => self.open(id, opening, rest),
         }
     }
 
     /// Finds out what the request asks for and whether it may have it.
-    fn judge(&self, head: &[u8]) -> Result<Answer, Refusal> {
-        let request = Request::parse(head, &self.core.config.limits)?;
-        match self.serve(&request) {
+    fn judge(&mut self, id: ConnectionId, head: &[u8]) -> Result<Answer, Refusal> {
+        let limits = self.core.config.limits;
+        let request = upgrade::Request::parse(head, &limits)?;
+        match self.serve(id, &request) {
             // RFC 9110 9.3.2: the answer to HEAD has no content, whatever its status.
             Err(refusal) if request.method() == "HEAD" => {
                 let mut response = Vec::with_capacity(256);
@@ -89,38 +115,101 @@ impl Crank {
     }
 
     /// The same for a head that is well-formed.
-    fn serve(&self, request: &Request<'_>) -> Result<Answer, Refusal> {
-        let Some(entry) = self.paths.find(request.path()) else { return Err(Refusal::NotFound) };
-        let wants_page = entry.page.is_some() && matches!(request.method(), "GET" | "HEAD");
-        match entry.websocket {
-            Some(route) if request.asks_for_websocket() || !wants_page => {
-                let handshake = ServerHandshake::check(request)?;
-                let mut response = Vec::with_capacity(192);
-                match handshake.write_response(None, &[], &mut response) {
-                    Ok(()) => Ok(Answer::Upgrade { route, response }),
-                    // Only headers of the application can be invalid, and it gave none.
-                    Err(_) => Ok(Answer::Http { status: 500, response: internal_error(false) }),
+    fn serve(&mut self, id: ConnectionId, head: &upgrade::Request<'_>) -> Result<Answer, Refusal> {
+        let Self { core, routes, paths, .. } = self;
+        let peer = Peer { core, id };
+        match paths.responsible(head.method(), head.path(), head.asks_for_websocket()) {
+            Responsible::WebSocket(route, parameters) => {
+                let handshake = ServerHandshake::check(head)?;
+                let request = Request::new(head, parameters, &peer);
+                let request = UpgradeRequest::new(request, handshake);
+                let settings = paths.websocket(route);
+                let origins = settings.origins.as_ref().unwrap_or(&core.config.origins);
+                let mut allowed = false;
+                let asked = guard(|| allowed = origins.allow(&request));
+                if !allowed || asked == Outcome::Panicked {
+                    return Err(Refusal::Forbidden);
                 }
+                let verdict = routes[usize::from(route)].upgrade(&request);
+                Ok(self.carry_out(route, &handshake, verdict))
             }
-            _ if wants_page => Ok(page(entry, request)),
-            _ => Err(Refusal::MethodNotAllowed),
+            Responsible::Page(page, parameters) => {
+                let request = Request::new(head, parameters, &peer);
+                let mut response = None;
+                // A page that panics is this request's problem only.
+                let _ = guard(|| response = Some(page(&request)));
+                Ok(http_answer(response, head.method() == "HEAD"))
+            }
+            Responsible::OtherMethod("GET") => Err(Refusal::MethodNotAllowed),
+            Responsible::OtherMethod(allowed) => {
+                let response = Response::text("This method is not allowed here.\n")
+                    .status(405)
+                    .header("Allow", allowed);
+                Ok(http_answer(Some(response), false))
+            }
+            Responsible::WebSocketOnly => Err(Refusal::UpgradeRequired),
+            Responsible::Nobody => Err(Refusal::NotFound),
         }
     }
 
-    /// The opening handshake succeeded: the connection is open from here on.
-    fn open(&mut self, id: ConnectionId, route: u16, response: &[u8], rest: &mut [u8]) {
-        let Some(session) = self.routes[usize::from(route)].begin() else {
-            self.core.tally.handler_panics += 1;
-            self.core.tally.refused += 1;
-            return self.end_with(id, &internal_error(false));
+    /// Makes an answer of what the application decided.
+    fn carry_out(
+        &mut self,
+        route: u16,
+        handshake: &ServerHandshake<'_>,
+        verdict: Verdict,
+    ) -> Answer {
+        let (session, choice, headers) = match verdict {
+            Verdict::Accept { session, subprotocol, headers } => (session, subprotocol, headers),
+            Verdict::Reject(response) => return http_answer(Some(response), false),
+            Verdict::Panicked => {
+                self.core.tally.handler_panics += 1;
+                return http_answer(None, false);
+            }
         };
+        let names = &self.core.config.subprotocols;
+        let mut own = self.paths.websocket(route).subprotocols.clone();
+        let agreed = match &choice {
+            None => own.find(|&index| {
+                let name = &names[usize::from(index)];
+                handshake.subprotocols().any(|offered| offered == name)
+            }),
+            Some(choice) => own.find(|&index| names[usize::from(index)] == **choice),
+        };
+        let agreed = match (agreed, &choice) {
+            (Some(index), _) => index,
+            (None, Some(_)) => subprotocol::CHOSEN,
+            (None, None) => subprotocol::NONE,
+        };
+        let name = choice.as_deref().or(names.get(usize::from(agreed)).map(String::as_str));
+        let headers: Vec<(&str, &str)> =
+            headers.iter().map(|(name, value)| (name.as_ref(), value.as_ref())).collect();
+        let mut response = Vec::with_capacity(192);
+        if let Err(error) = handshake.write_response(name, &headers, &mut response) {
+            log::error!("an upgrade was accepted with an impossible answer: {error}");
+            if self.routes[usize::from(route)].abandon(session) == Outcome::Panicked {
+                self.core.tally.handler_panics += 1;
+            }
+            return http_answer(None, false);
+        }
+        let chosen = choice.filter(|_| agreed == subprotocol::CHOSEN).map(|name| name.into());
+        Answer::Upgrade(Opening { route, session, agreed, chosen, response })
+    }
+
+    /// The opening handshake succeeded: the connection is open from here on.
+    fn open(&mut self, id: ConnectionId, opening: Opening, rest: &mut [u8]) {
+        let Opening { route, session, agreed, chosen, response } = opening;
         let core = &mut self.core;
         let Some(connection) = core.table.get_mut(id) else { return };
         let endpoint = Endpoint::server(core.config.limits);
         connection.phase = Phase::Live(Live { endpoint, session, route });
         connection.deadline_ms = NEVER;
+        connection.subprotocol = agreed;
+        if let Some(name) = chosen {
+            core.chosen_subprotocols.insert(id.slot() as u32, name);
+        }
         let outgoing = connection.outgoing.get_or_insert_with(|| core.outgoing.take());
-        outgoing.append().extend_from_slice(response);
+        outgoing.append().extend_from_slice(&response);
         core.tally.opened += 1;
         core.mark_dirty(id);
         core.arm_timer(id);
@@ -158,32 +247,21 @@ impl Crank {
     }
 }
 
-/// Lets the application answer a plain GET or HEAD.
-fn page(entry: &Entry, request: &Request<'_>) -> Answer {
-    let page = entry.page.as_ref().map(|page| {
-        // A page that panics is this request's problem only.
-        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| page(request)))
-    });
-    let head_only = request.method() == "HEAD";
+/// The answer that the application gave; `None` if it failed to.
+fn http_answer(response: Option<Response>, head_only: bool) -> Answer {
     let mut bytes = Vec::new();
-    if let Some(Ok(Response { status, headers, body })) = page {
+    if let Some(Response { status, headers, body }) = response {
         let headers: Vec<(&str, &str)> =
             headers.iter().map(|(name, value)| (name.as_ref(), value.as_ref())).collect();
-        if (200..600).contains(&status)
-            && write_http_response(&mut bytes, status, &headers, &body, head_only).is_ok()
-        {
-            return Answer::Http { status, response: bytes };
+        match write_http_response(&mut bytes, status, &headers, &body, head_only) {
+            Ok(()) => return Answer::Http { status, response: bytes },
+            Err(error) => log::error!("an answer could not be sent: {error}"),
         }
     }
-    Answer::Http { status: 500, response: internal_error(head_only) }
-}
-
-/// The application broke its side of the bargain; the client learns no more than that.
-fn internal_error(head_only: bool) -> Vec<u8> {
-    let mut response = Vec::new();
+    // The application broke its side of the bargain; the client learns no more than that.
     let headers = [("Content-Type", "text/plain; charset=utf-8")];
     let body = b"The server failed to answer.\n";
     // These headers are valid, so this cannot fail; an empty answer would only end the connection.
-    let _ = write_http_response(&mut response, 500, &headers, body, head_only);
-    response
+    let _ = write_http_response(&mut bytes, 500, &headers, body, head_only);
+    Answer::Http { status: 500, response: bytes }
 }

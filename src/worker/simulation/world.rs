@@ -15,6 +15,7 @@ use crate::connection::NEVER;
 use crate::driver::simulated::{Faults, Network, Random};
 use crate::handle::Handle;
 use crate::http::Response;
+use crate::route_options::RouteOptions;
 use crate::worker::Worker;
 use crate::worker::mailbox::Shared;
 use crate::worker::paths::Paths;
@@ -83,8 +84,10 @@ impl World {
         network.open_listener();
         let log = Rc::new(RefCell::new(Log::default()));
         let mut paths = Paths::default();
-        paths.entry("/").websocket = Some(0);
-        paths.entry("/page").page = Some(Box::new(|_| Response::new(200).body(vec![b'p'; PAGE])));
+        paths.add_websocket("/", RouteOptions::new()).expect("a good pattern");
+        paths
+            .add_page("/page", Box::new(|_| Response::new(200).body(vec![b'p'; PAGE])))
+            .expect("a good pattern");
         let config = Arc::new(config);
         let shared = Arc::new(Shared::new(1));
         let worker = Worker::new(
