@@ -22,6 +22,7 @@ pub(crate) struct Config {
     /// Connections of the whole server.
     pub(crate) max_connections: usize,
     pub(crate) handshake_timeout_ms: u64,
+    pub(crate) upgrade_timeout_ms: u64,
     pub(crate) idle_timeout_ms: u64,
     pub(crate) ping_interval_ms: u64,
     pub(crate) close_timeout_ms: u64,
@@ -45,6 +46,7 @@ impl Default for Config {
             max_backpressure: 1024 * 1024,
             max_connections: 100_000,
             handshake_timeout_ms: 10_000,
+            upgrade_timeout_ms: 10_000,
             idle_timeout_ms: 120_000,
             ping_interval_ms: 30_000,
             close_timeout_ms: 5_000,

@@ -80,7 +80,7 @@ pub use origins::Origins;
 pub use protocol::{CloseCode, Limits, Message};
 pub use route_options::RouteOptions;
 pub use server::{Server, ServerBuilder};
-pub use upgrade::{Session, Upgrade, UpgradeRequest};
+pub use upgrade::{Gone, Session, Upgrade, UpgradeRequest, UpgradeTicket};
 pub use websocket::{SendStatus, WebSocket};
 pub use worker::mailbox::Stats;
 

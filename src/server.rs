@@ -165,9 +165,16 @@ impl ServerBuilder {
     }
 
     /// From accepting to the complete request head, whatever trickles in; then 408, or the end
-    /// if no byte came. Default 10 s.
+    /// if no byte came. A deferred decision must have been made by then, too. Default 10 s.
     pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
         self.config.handshake_timeout_ms = millis(timeout);
+        self
+    }
+
+    /// How long an upgrade that [`Upgrade::defer`](crate::Upgrade::defer) put off may wait for its
+    /// decision; then 503. It never waits longer than `handshake_timeout` allows. Default 10 s.
+    pub fn upgrade_timeout(mut self, timeout: Duration) -> Self {
+        self.config.upgrade_timeout_ms = millis(timeout);
         self
     }
 

@@ -3,10 +3,14 @@
 //! Comes in: a request that passed every check of RFC 6455 4.2.1 and the origin policy. Goes out:
 //! an [`Upgrade`]. Writing the answer is the worker's part.
 
+pub(crate) mod ticket;
+
 use std::borrow::Cow;
 use std::fmt;
 use std::ops::Deref;
 
+use self::ticket::Waiting;
+pub use self::ticket::{Gone, UpgradeTicket};
 use crate::http::{Request, Response};
 use crate::protocol::upgrade::{ExtensionOffers, ServerHandshake, Subprotocols};
 
@@ -113,6 +117,7 @@ type Header = (Cow<'static, str>, Cow<'static, str>);
 pub(crate) enum Decision<S> {
     Accept(S),
     Reject(Response),
+    Defer(Waiting<S>),
 }
 
 impl<S> Upgrade<S> {
@@ -132,9 +137,17 @@ impl<S> Upgrade<S> {
         Response::text(body).status(status).into()
     }
 
+    /// Puts the decision off: the ticket decides, on any thread, within
+    /// [`upgrade_timeout`](crate::ServerBuilder::upgrade_timeout). What the client sends in the
+    /// meantime waits and is delivered after `on_open`.
+    pub fn defer() -> (UpgradeTicket<S>, Self) {
+        let (ticket, waiting) = ticket::ticket();
+        (ticket, Self::new(Decision::Defer(waiting)))
+    }
+
     /// Answers with this subprotocol, whatever the route's list says. It must be one that the
     /// client offered, compared with regard to case (RFC 6455 4.2.2); another one is answered
-    /// with 500 and a line in the log. No effect on a rejection.
+    /// with 500 and a line in the log. It is for [`accept`](Self::accept) only.
     pub fn subprotocol(mut self, name: impl Into<Cow<'static, str>>) -> Self {
         self.subprotocol = Some(name.into());
         self
@@ -143,7 +156,8 @@ impl<S> Upgrade<S> {
     /// Adds a header to the answer, for example a cookie. A name that is no token, a value with
     /// control characters (RFC 9110 5.5) and headers of the handshake itself (Upgrade,
     /// Connection, Sec-WebSocket-*, Content-Length, Transfer-Encoding) are answered with 500 and
-    /// a line in the log instead of being sent.
+    /// a line in the log instead of being sent. A deferral has no headers: they come with the
+    /// ticket's answer.
     pub fn header(
         mut self,
         name: impl Into<Cow<'static, str>>,
@@ -154,6 +168,11 @@ impl<S> Upgrade<S> {
             _ => self.headers.push((name.into(), value.into())),
         }
         self
+    }
+
+    /// What is answered when the application fails to.
+    pub(crate) fn failed() -> Self {
+        Self::reject(500, "The server failed to answer.\n")
     }
 
     fn new(decision: Decision<S>) -> Self {
@@ -169,7 +188,7 @@ impl<S: Session> Upgrade<S> {
                 log::error!(
                     "a handler whose session has no default needs an on_upgrade that accepts"
                 );
-                Self::reject(500, "The server failed to answer.\n")
+                Self::failed()
             },
             Self::accept,
         )
@@ -189,6 +208,7 @@ impl<S> fmt::Debug for Upgrade<S> {
         match &self.decision {
             Decision::Accept(_) => upgrade.field("status", &101),
             Decision::Reject(response) => upgrade.field("status", &response.status),
+            Decision::Defer(_) => upgrade.field("status", &"deferred"),
         };
         upgrade
             .field("subprotocol", &self.subprotocol)

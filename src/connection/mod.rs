@@ -19,6 +19,8 @@ pub(crate) mod table;
 
 pub(crate) use table::Table;
 
+use std::any::Any;
+
 use crate::outgoing::Outgoing;
 use crate::protocol::Endpoint;
 use crate::protocol::upgrade::HeadScanner;
@@ -77,11 +79,24 @@ pub(crate) enum Phase {
     Gone,
 }
 
-/// A request head that did not arrive whole.
+/// A request head that did not arrive whole, or that nobody has decided about.
 #[derive(Debug, Default)]
 pub(crate) struct Upgrading {
     pub(crate) head: Vec<u8>,
     pub(crate) scanner: HeadScanner,
+    /// The head is complete, and the application has put the decision off.
+    pub(crate) deciding: Option<Deciding>,
+}
+
+/// An upgrade that waits for the application.
+#[derive(Debug)]
+pub(crate) struct Deciding {
+    /// Index of the route.
+    pub(crate) route: u16,
+    /// Dropping it tells whoever decides that nobody waits.
+    pub(crate) pending: Box<dyn Any>,
+    /// What the client sent behind its request.
+    pub(crate) held: Vec<u8>,
 }
 
 /// An open (or closing) WebSocket connection.

@@ -19,6 +19,8 @@ const CAPACITY: usize = 65_536;
 pub(crate) enum Command {
     /// Send a message; counted as undelivered if the connection has gone or is full.
     Send { id: ConnectionId, text: bool, payload: Box<[u8]> },
+    /// Look at the decision about an upgrade that was put off.
+    Decide { id: ConnectionId },
     /// Start the close handshake.
     Close { id: ConnectionId, code: CloseCode, reason: Box<str> },
 }
@@ -53,6 +55,20 @@ impl Mailbox {
             }
             if queue.commands.len() >= CAPACITY {
                 return Err(SendError::MailboxFull);
+            }
+            queue.commands.push_back(command);
+        }
+        self.wake();
+        Ok(())
+    }
+
+    /// The same for commands that cannot be lost and are few by nature: at most one for each
+    /// connection. Never full.
+    pub(crate) fn post_always(&self, command: Command) -> Result<(), SendError> {
+        {
+            let mut queue = self.lock();
+            if queue.stopped {
+                return Err(SendError::Stopped);
             }
             queue.commands.push_back(command);
         }

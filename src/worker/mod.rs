@@ -579,6 +579,9 @@ impl Crank {
         let Some(connection) = core.table.get_mut(id) else { return };
         match &connection.phase {
             Phase::Upgrade(None) | Phase::Draining { .. } => core.release(id),
+            Phase::Upgrade(Some(upgrading)) if upgrading.deciding.is_some() => {
+                self.refuse(id, protocol::upgrade::Refusal::Undecided);
+            }
             Phase::Upgrade(Some(_)) => self.refuse(id, protocol::upgrade::Refusal::Timeout),
             Phase::Gone => {}
             Phase::Live(live) => {
@@ -629,6 +632,7 @@ impl Crank {
         for command in commands.drain(..) {
             match command {
                 Command::Send { id, text, payload } => self.deliver(id, text, &payload),
+                Command::Decide { id } => self.decided(id),
                 Command::Close { id, code, reason } => {
                     self.core.close(id, code, &reason);
                 }

@@ -3,6 +3,7 @@
 //! What comes in: events of one connection, by session key. What goes out: calls of the
 //! application's methods, each behind a wall that a panic does not pass.
 
+use std::any::Any;
 use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -14,6 +15,7 @@ use crate::error::Close;
 use crate::handler::Handler;
 use crate::http::Response;
 use crate::protocol::Message;
+use crate::upgrade::ticket::{Pending, Waiting};
 use crate::upgrade::{Decision, Upgrade, UpgradeRequest};
 use crate::websocket::WebSocket;
 
@@ -48,6 +50,7 @@ pub(crate) enum Verdict {
         headers: Vec<(Cow<'static, str>, Cow<'static, str>)>,
     },
     Reject(Response),
+    Defer(Box<dyn Pending>),
     Panicked,
 }
 
@@ -55,6 +58,9 @@ pub(crate) enum Verdict {
 pub(crate) trait Route {
     /// Lets the application decide about an upgrade request.
     fn upgrade(&mut self, request: &UpgradeRequest<'_>) -> Verdict;
+
+    /// What was decided about an upgrade that the application had put off.
+    fn decided(&mut self, pending: &dyn Any) -> Verdict;
 
     /// Drops the session of an upgrade that was accepted, but could not be answered so.
     fn abandon(&mut self, session: u32) -> Outcome;
@@ -95,6 +101,7 @@ impl<H: Handler> RouteOf<H> {
                 Verdict::Accept { session, subprotocol, headers }
             }
             Decision::Reject(response) => Verdict::Reject(response),
+            Decision::Defer(waiting) => Verdict::Defer(Box::new(waiting)),
         }
     }
 }
@@ -107,6 +114,13 @@ impl<H: Handler> Route for RouteOf<H> {
             Some(upgrade) if called == Outcome::Returned => self.obey(upgrade),
             _ => Verdict::Panicked,
         }
+    }
+
+    fn decided(&mut self, pending: &dyn Any) -> Verdict {
+        let waiting = pending.downcast_ref::<Waiting<H::Session>>();
+        debug_assert!(waiting.is_some(), "made by this route");
+        let upgrade = waiting.and_then(Waiting::take);
+        self.obey(upgrade.unwrap_or_else(Upgrade::failed))
     }
 
     fn abandon(&mut self, session: u32) -> Outcome {

@@ -4,12 +4,13 @@
 //! the server's paths. One request per connection: whatever is not upgraded is answered with
 //! `Connection: close`.
 
+use std::any::Any;
 use std::net::SocketAddr;
 
 use super::paths::Responsible;
 use super::route::{Call, Outcome, Verdict, guard};
 use super::{Core, Crank};
-use crate::connection::{Live, NEVER, Phase, Upgrading, subprotocol};
+use crate::connection::{Deciding, Live, NEVER, Phase, Upgrading, subprotocol};
 use crate::driver::ConnectionId;
 use crate::error::CloseCause;
 use crate::http::request::PeerAddr;
@@ -17,6 +18,10 @@ use crate::http::{Request, Response};
 use crate::protocol::Endpoint;
 use crate::protocol::upgrade::{self, HeadScanner, Refusal, ServerHandshake, write_http_response};
 use crate::upgrade::UpgradeRequest;
+use crate::upgrade::ticket::Pending;
+
+/// Received bytes behind an undecided request from which on the connection is not read.
+const MAX_HELD: usize = 64 * 1024;
 
 /// What a complete request head comes to.
 enum Answer {
@@ -24,6 +29,8 @@ enum Answer {
     Upgrade(Opening),
     /// Any other answer; the connection ends after it.
     Http { status: u16, response: Vec<u8> },
+    /// None yet: the application has put the decision off.
+    Later { route: u16, pending: Box<dyn Pending> },
 }
 
 /// An accepted upgrade: its session has begun, its 101 is written.
@@ -65,11 +72,13 @@ impl Crank {
                         self.answer(id, head, rest);
                     }
                     Ok(None) => {
-                        *upgrading = Some(Box::new(Upgrading { head: bytes.to_vec(), scanner }));
+                        let head = bytes.to_vec();
+                        *upgrading = Some(Box::new(Upgrading { head, scanner, deciding: None }));
                     }
                     Err(refusal) => self.refuse(id, refusal),
                 }
             }
+            Some(upgrading) if upgrading.deciding.is_some() => self.keep(id, bytes),
             Some(upgrading) => {
                 upgrading.head.extend_from_slice(bytes);
                 match upgrading.scanner.scan(&upgrading.head, limits) {
@@ -89,13 +98,82 @@ impl Crank {
     fn answer(&mut self, id: ConnectionId, head: &[u8], rest: &mut [u8]) {
         match self.judge(id, head) {
             Err(refusal) => self.refuse(id, refusal),
-            Ok(Answer::Http { status, response }) => {
+            Ok(answer) => self.give(id, answer, head, rest),
+        }
+    }
+
+    /// Gives the answer to the request `head`.
+    fn give(&mut self, id: ConnectionId, answer: Answer, head: &[u8], rest: &mut [u8]) {
+        match answer {
+            Answer::Http { status, response } => {
                 if status >= 400 {
                     self.core.tally.refused += 1;
                 }
                 self.end_with(id, &response);
             }
-            Ok(Answer::Upgrade(opening)) => self.open(id, opening, rest),
+            Answer::Upgrade(opening) => self.open(id, opening, rest),
+            Answer::Later { route, pending } => self.wait(id, route, pending, head, rest),
+        }
+    }
+
+    /// The application has put the decision off: the connection waits for it.
+    fn wait(
+        &mut self,
+        id: ConnectionId,
+        route: u16,
+        pending: Box<dyn Pending>,
+        head: &[u8],
+        rest: &[u8],
+    ) {
+        let core = &mut self.core;
+        let deadline_ms = super::after(core.now_ms, core.config.upgrade_timeout_ms);
+        let Some(connection) = core.table.get_mut(id) else { return };
+        // The head is parsed again once the decision is there; all it said is needed then.
+        let deciding = Some(Deciding { route, pending, held: Vec::new() });
+        let upgrading = Upgrading { head: head.to_vec(), deciding, ..Upgrading::default() };
+        connection.phase = Phase::Upgrade(Some(Box::new(upgrading)));
+        connection.deadline_ms = connection.deadline_ms.min(deadline_ms);
+        core.arm_timer(id);
+        self.keep(id, rest);
+    }
+
+    /// Keeps what came behind a request that nobody has decided about (RFC 6455 4.1: frames may
+    /// follow at once), and reads no more when that is a lot.
+    fn keep(&mut self, id: ConnectionId, bytes: &[u8]) {
+        let core = &mut self.core;
+        let Some(connection) = core.table.get_mut(id) else { return };
+        let Phase::Upgrade(Some(upgrading)) = &mut connection.phase else { return };
+        let Some(deciding) = &mut upgrading.deciding else { return };
+        deciding.held.extend_from_slice(bytes);
+        if deciding.held.len() >= MAX_HELD && !connection.reading_paused {
+            connection.reading_paused = true;
+            core.driver.pause_reading(id);
+        }
+    }
+
+    /// The decision about an upgrade that the application had put off is there.
+    pub(super) fn decided(&mut self, id: ConnectionId) {
+        let Some(connection) = self.core.table.get_mut(id) else { return };
+        let Phase::Upgrade(Some(upgrading)) = &mut connection.phase else { return };
+        let Some(deciding) = upgrading.deciding.take() else { return };
+        let Deciding { route, pending, mut held } = deciding;
+        let head = std::mem::take(&mut upgrading.head);
+        if connection.reading_paused {
+            self.core.resume_reading(id);
+        }
+        let verdict = self.routes[usize::from(route)].decided(&*pending);
+        let limits = self.core.config.limits;
+        let request = match upgrade::Request::parse(&head, &limits) {
+            Ok(request) => request,
+            Err(refusal) => return self.refuse(id, refusal),
+        };
+        match ServerHandshake::check(&request) {
+            Ok(handshake) => {
+                let answer = self.carry_out(id, route, &handshake, verdict);
+                self.give(id, answer, &head, &mut held);
+            }
+            // Both have succeeded once with the same bytes.
+            Err(refusal) => self.refuse(id, refusal),
         }
     }
 
@@ -131,7 +209,7 @@ impl Crank {
                     return Err(Refusal::Forbidden);
                 }
                 let verdict = routes[usize::from(route)].upgrade(&request);
-                Ok(self.carry_out(route, &handshake, verdict))
+                Ok(self.carry_out(id, route, &handshake, verdict))
             }
             Responsible::Page(page, parameters) => {
                 let request = Request::new(head, parameters, &peer);
@@ -155,6 +233,7 @@ impl Crank {
     /// Makes an answer of what the application decided.
     fn carry_out(
         &mut self,
+        id: ConnectionId,
         route: u16,
         handshake: &ServerHandshake<'_>,
         verdict: Verdict,
@@ -162,6 +241,13 @@ impl Crank {
         let (session, choice, headers) = match verdict {
             Verdict::Accept { session, subprotocol, headers } => (session, subprotocol, headers),
             Verdict::Reject(response) => return http_answer(Some(response), false),
+            Verdict::Defer(pending) if pending.attend(&self.core.shared, id) => {
+                // A thread that was faster than we are. A ticket's answer is never a deferral.
+                let pending: Box<dyn Any> = pending;
+                let verdict = self.routes[usize::from(route)].decided(&*pending);
+                return self.carry_out(id, route, handshake, verdict);
+            }
+            Verdict::Defer(pending) => return Answer::Later { route, pending },
             Verdict::Panicked => {
                 self.core.tally.handler_panics += 1;
                 return http_answer(None, false);
@@ -204,6 +290,8 @@ impl Crank {
         let endpoint = Endpoint::server(core.config.limits);
         connection.phase = Phase::Live(Live { endpoint, session, route });
         connection.deadline_ms = NEVER;
+        // The decision may have taken longer than the idle timeout.
+        connection.last_received_ms = core.now_ms;
         connection.subprotocol = agreed;
         if let Some(name) = chosen {
             core.chosen_subprotocols.insert(id.slot() as u32, name);
@@ -240,6 +328,11 @@ impl Crank {
         let Some(connection) = core.table.get_mut(id) else { return };
         connection.phase = Phase::Draining { discarded: 0, finished: false };
         connection.deadline_ms = deadline_ms;
+        if connection.reading_paused {
+            // What still comes is read and discarded, so that the end is seen.
+            connection.reading_paused = false;
+            core.driver.resume_reading(id);
+        }
         let outgoing = connection.outgoing.get_or_insert_with(|| core.outgoing.take());
         outgoing.append().extend_from_slice(response);
         core.mark_dirty(id);
