@@ -6,7 +6,7 @@ mod shared;
 
 use std::process::ExitCode;
 
-use wirelane::{CloseCode, Handler, Message, Response, SendStatus, WebSocket};
+use wirelane::{CloseCode, Handler, Message, Origins, Response, SendStatus, WebSocket};
 
 const PAGE: &str = include_str!("echo.html");
 
@@ -25,6 +25,10 @@ impl Handler for Echo {
 
 fn main() -> ExitCode {
     shared::run(|server| {
-        server.get("/", |_request| Response::html(PAGE)).websocket("/", |_worker| Echo)
+        server
+            // Whoever connects gets what it sent itself: an echo gives nothing away.
+            .origins(Origins::any_site_may_connect_dangerously())
+            .get("/", |_request| Response::html(PAGE))
+            .websocket("/", |_worker| Echo)
     })
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::driver::DriverChoice;
 use crate::error::Error;
+use crate::origins::Origins;
 use crate::protocol::Limits;
 use crate::worker::topics::TopicConfig;
 
@@ -22,6 +23,7 @@ pub(crate) struct Config {
     /// Connections of the whole server.
     pub(crate) max_connections: usize,
     pub(crate) handshake_timeout_ms: u64,
+    pub(crate) upgrade_timeout_ms: u64,
     pub(crate) idle_timeout_ms: u64,
     pub(crate) ping_interval_ms: u64,
     pub(crate) pong_timeout_ms: u64,
@@ -35,6 +37,10 @@ pub(crate) struct Config {
     /// Bytes one receive may bring.
     pub(crate) receive_buffer: usize,
     pub(crate) topics: TopicConfig,
+    /// Which sites' pages may open connections, on routes that do not say otherwise.
+    pub(crate) origins: Origins,
+    /// The subprotocols of all routes.
+    pub(crate) subprotocols: Vec<String>,
 }
 
 impl Default for Config {
@@ -46,6 +52,7 @@ impl Default for Config {
             max_backpressure: 1024 * 1024,
             max_connections: 100_000,
             handshake_timeout_ms: 10_000,
+            upgrade_timeout_ms: 10_000,
             idle_timeout_ms: 120_000,
             ping_interval_ms: 30_000,
             pong_timeout_ms: 0,
@@ -56,6 +63,8 @@ impl Default for Config {
             backlog: 4096,
             receive_buffer: 256 * 1024,
             topics: TopicConfig::default(),
+            origins: Origins::same_host(),
+            subprotocols: Vec::new(),
         }
     }
 }
@@ -98,6 +107,9 @@ impl Config {
         if !(4096..=16 * 1024 * 1024).contains(&self.receive_buffer) {
             return Err(Error::config("receive_buffer", "use 4096 to 16777216 bytes"));
         }
+        if let Some(problem) = self.origins.problem() {
+            return Err(Error::config("origins", problem));
+        }
         self.topics.check()
     }
 }
@@ -132,6 +144,7 @@ mod tests {
         assert_eq!(field(&pong_timeout), "pong_timeout");
         assert_eq!(field(&Config { backlog: 0, ..base() }), "backlog");
         assert_eq!(field(&Config { receive_buffer: 1, ..base() }), "receive_buffer");
+        assert_eq!(field(&Config { origins: Origins::list(["*"]), ..base() }), "origins");
         assert_eq!(field(&Config { limits: Limits::new().max_message(0), ..base() }), "limits");
     }
 

@@ -4,6 +4,7 @@ use crate::context::WorkerContext;
 use crate::error::Close;
 use crate::protocol::Message;
 use crate::publish::{Dropped, Subscription};
+use crate::upgrade::{Session, Upgrade, UpgradeRequest};
 use crate::websocket::WebSocket;
 
 /// The application's side of a route: one value per worker, so nothing in it needs a lock.
@@ -12,9 +13,10 @@ use crate::websocket::WebSocket;
 /// connection of that worker waits, so it should not block. Whatever a method sends is collected
 /// and leaves when the worker's turn ends, one system call per connection.
 ///
-/// Per connection the order is: `on_open` once, then any number of the others, then `on_close`
-/// exactly once, after which the session is dropped. A method that panics costs its connection
-/// (close code 1011), not the worker; with `panic = "abort"` it costs the process.
+/// Per connection the order is: `on_upgrade` once; if it accepts, `on_open` once, then any number
+/// of the others, then `on_close` exactly once, after which the session is dropped. A method that
+/// panics costs its connection (close code 1011), not the worker; with `panic = "abort"` it costs
+/// the process.
 ///
 /// ```
 /// use wirelane::{Close, Handler, Message, WebSocket};
@@ -37,8 +39,41 @@ use crate::websocket::WebSocket;
 /// ```
 pub trait Handler: 'static {
     /// State of one connection, kept by the worker from the opening handshake until `on_close`
-    /// has returned. Costs its size plus 8 bytes per connection.
-    type Session: Default + 'static;
+    /// has returned. Costs its size plus 8 bytes per connection. Any type that has a [`Default`]
+    /// will do; for others see [`Session`].
+    type Session: Session;
+
+    /// Somebody asks for a connection: a correct request (RFC 6455 4.2.1) for this route, from an
+    /// origin that may connect ([`Origins`](crate::Origins)). The answer decides; without an
+    /// `on_upgrade` everybody is accepted with [`Session::initial`]. A panic is answered with
+    /// 500.
+    ///
+    /// ```
+    /// use wirelane::{Handler, Message, Upgrade, UpgradeRequest, WebSocket};
+    ///
+    /// struct Members;
+    ///
+    /// impl Handler for Members {
+    ///     type Session = String;
+    ///
+    ///     fn on_upgrade(&mut self, request: &UpgradeRequest<'_>) -> Upgrade<String> {
+    ///         match request.header("Authorization") {
+    ///             Some(b"Bearer open sesame") => Upgrade::accept("Ali Baba".to_owned()),
+    ///             _ => Upgrade::reject(401, "Members only.\n")
+    ///                 .header("WWW-Authenticate", "Bearer"),
+    ///         }
+    ///     }
+    ///
+    ///     fn on_message(&mut self, ws: &mut WebSocket<'_, String>, _message: Message<'_>) {
+    ///         let answer = format!("You are {}.", ws.session());
+    ///         ws.send(&answer);
+    ///     }
+    /// }
+    /// ```
+    fn on_upgrade(&mut self, request: &UpgradeRequest<'_>) -> Upgrade<Self::Session> {
+        let _ = request;
+        Upgrade::by_default()
+    }
 
     /// The worker is ready; it accepts connections after this has returned. The place to set the
     /// first worker timer. A panic here is counted in

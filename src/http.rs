@@ -1,9 +1,17 @@
-//! Plain HTTP answers on the WebSocket port.
+//! Plain HTTP on the WebSocket port: routes, requests, answers.
+
+pub(crate) mod percent;
+pub(crate) mod request;
+pub(crate) mod router;
 
 use std::borrow::Cow;
 
+pub use self::percent::QueryPairs;
+pub use self::request::Request;
+
 /// The answer to a plain GET, as a route given to
-/// [`ServerBuilder::get`](crate::ServerBuilder::get) returns it. The connection is closed after
+/// [`ServerBuilder::get`](crate::ServerBuilder::get) returns it, or to an upgrade request that is
+/// rejected. The connection is closed after
 /// it (RFC 9112 9.6). `Content-Length`, `Connection` and, for HEAD, leaving out the body are
 /// added by the server.
 #[derive(Debug, Clone)]
@@ -19,6 +27,13 @@ impl Response {
     /// answered with 500.
     pub fn new(status: u16) -> Self {
         Self { status, headers: Vec::new(), body: Cow::Borrowed(b"") }
+    }
+
+    /// Sets the status code, as for [`new`](Self::new).
+    #[must_use]
+    pub fn status(mut self, status: u16) -> Self {
+        self.status = status;
+        self
     }
 
     /// 200 with this text as `text/plain; charset=utf-8`.

@@ -100,9 +100,12 @@ mod error;
 mod handle;
 mod handler;
 mod http;
+mod origins;
 mod outgoing;
 mod publish;
+mod route_options;
 mod server;
+mod upgrade;
 mod websocket;
 mod worker;
 
@@ -114,14 +117,16 @@ pub use driver::{
 pub use error::{Close, CloseCause, Error, SendError};
 pub use handle::Handle;
 pub use handler::Handler;
-pub use http::Response;
-pub use protocol::upgrade::Request;
+pub use http::{QueryPairs, Request, Response};
+pub use origins::Origins;
 pub use protocol::{CloseCode, Limits, Message};
 pub use publish::{
     DropReason, Dropped, PreparedMessage, Publication, Published, SlowSubscriber, SubscribeError,
     Subscription,
 };
+pub use route_options::RouteOptions;
 pub use server::{Server, ServerBuilder};
+pub use upgrade::{Gone, Session, Upgrade, UpgradeRequest, UpgradeTicket};
 pub use websocket::{SendStatus, WebSocket};
 pub use worker::mailbox::Stats;
 

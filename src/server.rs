@@ -14,10 +14,11 @@ use crate::driver::{self, DriverChoice, DriverOptions, ListenAddr};
 use crate::error::Error;
 use crate::handle::Handle;
 use crate::handler::Handler;
-use crate::http::Response;
+use crate::http::{Request, Response};
+use crate::origins::Origins;
 use crate::protocol::Limits;
-use crate::protocol::upgrade::Request;
 use crate::publish::SlowSubscriber;
+use crate::route_options::RouteOptions;
 use crate::worker::Worker;
 use crate::worker::mailbox::Shared;
 use crate::worker::paths::Paths;
@@ -73,49 +74,69 @@ impl ServerBuilder {
         self
     }
 
-    /// Serves WebSocket connections at this path, which is compared as a whole, byte for byte,
-    /// with the path of the request (without the query, `%XX` not decoded). There are no
-    /// parameters and no wildcards: `/room/:id` is served at exactly `/room/:id`. `make` is called
-    /// once per worker, on the worker's thread, with its number from 0; what it returns stays on
-    /// that thread. What all workers share is captured, for example in an `Arc`.
+    /// Serves WebSocket connections at the paths that fit this pattern. `make` is called once per
+    /// worker, on the worker's thread, with its number from 0; what it returns stays on that
+    /// thread. What all workers share is captured, for example in an `Arc`.
+    ///
+    /// A pattern is compared with the path of a request segment by segment, without the query,
+    /// byte by byte:
+    ///
+    /// | segment | fits |
+    /// | --- | --- |
+    /// | `chat` | exactly this segment |
+    /// | `:room` | any one segment that is not empty; [`Request::parameter`] gives it |
+    /// | `*`, at the end | whatever is left, slashes included; [`Request::rest`] gives it |
+    ///
+    /// Of several patterns that fit a path the most specific one that can answer the request
+    /// does: from the left, a fixed segment goes before a parameter before `*`. A path that no
+    /// pattern fits gets 404; a plain request that only a WebSocket route fits gets 426; a method
+    /// that nobody answers gets 405 with `Allow`.
     pub fn websocket<H: Handler>(
-        mut self,
-        path: &str,
+        self,
+        pattern: &str,
         make: impl Fn(usize) -> H + Send + Sync + 'static,
     ) -> Self {
-        if self.check_path("websocket", path) {
-            let route = self.routes.len();
-            if self.paths.entry(path).websocket.is_some() {
-                self.blame(Error::config("websocket", format!("path {path:?} is given twice")));
-            } else if let Ok(route) = u16::try_from(route) {
-                self.paths.entry(path).websocket = Some(route);
+        self.websocket_with(pattern, RouteOptions::new(), make)
+    }
+
+    /// [`websocket`](Self::websocket) with settings for this route alone.
+    pub fn websocket_with<H: Handler>(
+        mut self,
+        pattern: &str,
+        options: RouteOptions,
+        make: impl Fn(usize) -> H + Send + Sync + 'static,
+    ) -> Self {
+        match self.paths.add_websocket(pattern, options) {
+            Ok(route) => {
+                debug_assert_eq!(usize::from(route), self.routes.len());
                 self.routes.push(Box::new(move |worker, slots| {
                     Box::new(RouteOf::with_capacity(make(worker), slots))
                 }));
-            } else {
-                self.blame(Error::config("websocket", "at most 65,535 routes are possible"));
             }
+            Err((field, problem)) => self.blame(Error::config(field, problem)),
         }
         self
     }
 
-    /// Answers a plain GET (and HEAD) at this path, which is compared as for
-    /// [`websocket`](Self::websocket) and may be the same. `page` is called on the worker's thread
-    /// and should not block; if it panics, the answer is 500. The connection is closed after the
-    /// answer.
+    /// Answers a plain GET (and HEAD) at the paths that fit this pattern, which may also be a
+    /// WebSocket pattern; see [`websocket`](Self::websocket). `page` is called on the worker's
+    /// thread and should not block; if it panics, the answer is 500. The connection is closed
+    /// after the answer.
     pub fn get(
         mut self,
-        path: &str,
+        pattern: &str,
         page: impl Fn(&Request<'_>) -> Response + Send + Sync + 'static,
     ) -> Self {
-        if self.check_path("get", path) {
-            let entry = self.paths.entry(path);
-            if entry.page.is_some() {
-                self.blame(Error::config("get", format!("path {path:?} is given twice")));
-            } else {
-                entry.page = Some(Box::new(page));
-            }
+        if let Err(problem) = self.paths.add_page(pattern, Box::new(page)) {
+            self.blame(Error::config("get", problem));
         }
+        self
+    }
+
+    /// The sites whose pages may open WebSocket connections, on every route whose
+    /// [`RouteOptions`] do not say otherwise; others get 403. Default [`Origins::same_host`].
+    pub fn origins(mut self, origins: Origins) -> Self {
+        self.config.origins = origins;
         self
     }
 
@@ -156,9 +177,16 @@ impl ServerBuilder {
     }
 
     /// From accepting to the complete request head, whatever trickles in; then 408, or the end
-    /// if no byte came. Default 10 s.
+    /// if no byte came. A deferred decision must have been made by then, too. Default 10 s.
     pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
         self.config.handshake_timeout_ms = millis(timeout);
+        self
+    }
+
+    /// How long an upgrade that [`Upgrade::defer`](crate::Upgrade::defer) put off may wait for its
+    /// decision; then 503. It never waits longer than `handshake_timeout` allows. Default 10 s.
+    pub fn upgrade_timeout(mut self, timeout: Duration) -> Self {
+        self.config.upgrade_timeout_ms = millis(timeout);
         self
     }
 
@@ -274,7 +302,7 @@ impl ServerBuilder {
         if self.addresses.is_empty() {
             return Err(Error::config("listen", "no address given; add e.g. \"127.0.0.1:9001\""));
         }
-        if self.paths.iter().next().is_none() {
+        if self.paths.is_empty() {
             return Err(Error::config("websocket", "no path is served; add e.g. \"/\""));
         }
         let cores = thread::available_parallelism().map_or(1, NonZero::get);
@@ -283,6 +311,7 @@ impl ServerBuilder {
             Ok(workers) if workers <= 1024 => workers,
             _ => return Err(Error::config("workers", "use 0 (one per core) to 1024")),
         };
+        self.config.subprotocols = self.paths.subprotocols().to_vec();
         self.config.check()?;
 
         let mut listeners: Vec<Vec<socket2::Socket>> = (0..workers).map(|_| Vec::new()).collect();
@@ -327,19 +356,6 @@ impl ServerBuilder {
     /// Those of both.
     pub fn run(self) -> Result<(), Error> {
         self.build()?.run()
-    }
-
-    fn check_path(&mut self, field: &'static str, path: &str) -> bool {
-        let possible = path.starts_with('/')
-            && path.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'?' | b'#'));
-        if !possible {
-            let reason = format!(
-                "path {path:?} cannot be requested: it must start with '/' and hold neither \
-                 blanks nor '?' nor '#'; other characters than ASCII are written as %XX"
-            );
-            self.blame(Error::config(field, reason));
-        }
-        possible
     }
 
     /// Keeps the first mistake until `build` can report it.

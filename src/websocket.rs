@@ -162,6 +162,11 @@ impl<S> WebSocket<'_, S> {
         self.core.buffered_amount(self.id)
     }
 
+    /// The subprotocol that was agreed on in the opening handshake (RFC 6455 1.9), if any.
+    pub fn subprotocol(&self) -> Option<&str> {
+        self.core.subprotocol(self.id)
+    }
+
     /// The state of this connection. `ws.send(&format!("{}", ws.session().name))` compiles; to send
     /// a borrowed part of it as it is, clone that part first.
     pub fn session(&self) -> &S {

@@ -248,9 +248,8 @@ fn a_peer_that_never_reads_cannot_hold_up_the_end(driver: Driver) {
 
 fn a_peer_that_never_reads_its_page_is_cut(driver: Driver) {
     let server = TestServer::start(driver, |server| {
-        let page = |_: &wirelane::protocol::upgrade::Request<'_>| {
-            wirelane::Response::new(200).body(vec![b'x'; 32 << 20])
-        };
+        let page =
+            |_: &wirelane::Request<'_>| wirelane::Response::new(200).body(vec![b'x'; 32 << 20]);
         server.close_timeout(SHORT).get("/", page)
     });
     let peer = &mut server.connect();

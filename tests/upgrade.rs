@@ -135,11 +135,11 @@ fn malformed_request_lines_get_400(driver: Driver) {
 fn other_methods_get_405_and_are_told_which_is_allowed(driver: Driver) {
     let server = start(driver);
     for method in ["POST", "PUT", "get", "Get", "OPTIONS", "TRACE", "GETT", "HTTP"] {
-        for path in ["/", "/page", "/both"] {
+        for (path, allowed) in [("/", "GET"), ("/page", "GET, HEAD"), ("/both", "GET, HEAD")] {
             let upgrade = String::from_utf8(request(path)).expect("ASCII");
             let upgrade = upgrade.replacen("GET", method, 1);
             let answer = refused(&server, 405, upgrade.as_bytes());
-            assert_eq!(answer.header("Allow"), Some("GET"));
+            assert_eq!(answer.header("Allow"), Some(allowed), "{method} {path}");
         }
     }
     assert_eq!(server.stats().opened, 0);

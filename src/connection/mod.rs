@@ -19,12 +19,23 @@ pub(crate) mod table;
 
 pub(crate) use table::Table;
 
+use std::any::Any;
+
 use crate::outgoing::Outgoing;
 use crate::protocol::Endpoint;
 use crate::protocol::upgrade::HeadScanner;
 
 /// A moment that never comes.
 pub(crate) const NEVER: u64 = u64::MAX;
+
+/// How an agreed subprotocol is kept in 16 bits: as its index in `Config::subprotocols`, or as
+/// one of these.
+pub(crate) mod subprotocol {
+    /// None was agreed on.
+    pub(crate) const NONE: u16 = u16::MAX;
+    /// One of the application's choice, in `Core::chosen_subprotocols`.
+    pub(crate) const CHOSEN: u16 = u16::MAX - 1;
+}
 
 /// State of one peer. Its size bounds the cost of an idle connection; a test guards it.
 #[derive(Debug)]
@@ -50,6 +61,8 @@ pub(crate) struct Connection {
     pub(crate) paused_by_handler: bool,
     /// Is in the worker's list of connections to read again.
     pub(crate) resume_due: bool,
+    /// What was agreed on in the opening handshake; see [`subprotocol`].
+    pub(crate) subprotocol: u16,
 }
 
 /// The stage that eats the next byte.
@@ -70,11 +83,24 @@ pub(crate) enum Phase {
     Gone,
 }
 
-/// A request head that did not arrive whole.
+/// A request head that did not arrive whole, or that nobody has decided about.
 #[derive(Debug, Default)]
 pub(crate) struct Upgrading {
     pub(crate) head: Vec<u8>,
     pub(crate) scanner: HeadScanner,
+    /// The head is complete, and the application has put the decision off.
+    pub(crate) deciding: Option<Deciding>,
+}
+
+/// An upgrade that waits for the application.
+#[derive(Debug)]
+pub(crate) struct Deciding {
+    /// Index of the route.
+    pub(crate) route: u16,
+    /// Dropping it tells whoever decides that nobody waits.
+    pub(crate) pending: Box<dyn Any>,
+    /// What the client sent behind its request.
+    pub(crate) held: Vec<u8>,
 }
 
 /// An open (or closing) WebSocket connection.
@@ -102,6 +128,7 @@ impl Connection {
             peer_ended: false,
             paused_by_handler: false,
             resume_due: false,
+            subprotocol: subprotocol::NONE,
         }
     }
 

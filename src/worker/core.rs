@@ -4,6 +4,7 @@
 //! driver calls, and `doomed`: connections whose end the turn has to carry out (a handler must
 //! not be called from inside a handler).
 
+use std::collections::HashMap;
 use std::io::IoSlice;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use super::time::jitter;
 use super::timers::Wheel;
 use super::topics::Topics;
 use crate::config::Config;
-use crate::connection::{Connection, NEVER, Phase, Table};
+use crate::connection::{Connection, NEVER, Phase, Table, subprotocol};
 use crate::driver::{ConnectionId, Driver, DriverStats};
 use crate::error::{CloseCause, SendError};
 use crate::outgoing::OutgoingPool;
@@ -62,6 +63,8 @@ pub(crate) struct Core {
     pub(crate) notices: Notices,
     /// The short frame that is being published.
     pub(crate) scratch: Vec<u8>,
+    /// Subprotocols that are in no route's list, by slot; see [`Connection::subprotocol`].
+    pub(crate) chosen_subprotocols: HashMap<u32, Box<str>>,
     /// What the driver had counted at the end of the last turn.
     driver_stats: DriverStats,
     pub(crate) worker: u16,
@@ -103,6 +106,7 @@ impl Core {
             topics,
             notices: Notices::default(),
             scratch: Vec::new(),
+            chosen_subprotocols: HashMap::new(),
             driver_stats: DriverStats::default(),
             worker,
             ending_route: 0,
@@ -330,6 +334,16 @@ impl Core {
 
     pub(crate) fn buffered_amount(&self, id: ConnectionId) -> usize {
         self.table.get(id).map_or(0, Connection::unsent_len)
+    }
+
+    pub(crate) fn subprotocol(&self, id: ConnectionId) -> Option<&str> {
+        match self.table.get(id)?.subprotocol {
+            subprotocol::NONE => None,
+            subprotocol::CHOSEN => {
+                self.chosen_subprotocols.get(&(id.slot() as u32)).map(|name| &**name)
+            }
+            index => self.config.subprotocols.get(usize::from(index)).map(String::as_str),
+        }
     }
 
     pub(crate) fn peer_addr(&self, id: ConnectionId) -> Option<SocketAddr> {

@@ -25,6 +25,8 @@ pub(crate) enum Command {
     SendPrepared { id: ConnectionId, message: PreparedMessage },
     /// Publish a message to this worker's subscribers of the topic.
     Publish { topic: Arc<str>, message: PreparedMessage, key: Option<u64> },
+    /// Look at the decision about an upgrade that was put off.
+    Decide { id: ConnectionId },
     /// Start the close handshake.
     Close { id: ConnectionId, code: CloseCode, reason: Box<str> },
 }
@@ -66,6 +68,20 @@ impl Mailbox {
             }
             if queue.commands.len() >= CAPACITY {
                 return Err(SendError::MailboxFull);
+            }
+            queue.commands.push_back(command);
+        }
+        self.wake();
+        Ok(())
+    }
+
+    /// The same for commands that cannot be lost and are few by nature: at most one for each
+    /// connection. Never full.
+    pub(crate) fn post_always(&self, command: Command) -> Result<(), SendError> {
+        {
+            let mut queue = self.lock();
+            if queue.stopped {
+                return Err(SendError::Stopped);
             }
             queue.commands.push_back(command);
         }

@@ -44,7 +44,7 @@ use self::paths::Paths;
 use self::route::{Call, Outcome, Route};
 use self::schedule::Owner;
 use crate::config::Config;
-use crate::connection::{Connection, NEVER, Phase};
+use crate::connection::{Connection, NEVER, Phase, subprotocol};
 use crate::driver::{AcceptedSocket, ConnectionId, Driver, Event, ReceiveMemory};
 use crate::error::{Close, CloseCause};
 use crate::protocol::{self, CloseCode, Message, ProtocolError};
@@ -292,9 +292,12 @@ impl Crank {
 
     fn released(&mut self, id: ConnectionId) {
         let core = &mut self.core;
-        if core.table.remove(id).is_none() {
+        let Some(connection) = core.table.remove(id) else {
             debug_assert!(false, "released twice: {id:?}");
             return;
+        };
+        if connection.subprotocol == subprotocol::CHOSEN {
+            core.chosen_subprotocols.remove(&(id.slot() as u32));
         }
         // Whoever sees that it has gone also sees its end counted.
         core.shared.counters.add(&mut core.tally);
@@ -610,6 +613,9 @@ impl Crank {
         let Some(connection) = core.table.get_mut(id) else { return };
         match &connection.phase {
             Phase::Upgrade(None) | Phase::Draining { .. } => core.release(id),
+            Phase::Upgrade(Some(upgrading)) if upgrading.deciding.is_some() => {
+                self.refuse(id, protocol::upgrade::Refusal::Undecided);
+            }
             Phase::Upgrade(Some(_)) => self.refuse(id, protocol::upgrade::Refusal::Timeout),
             Phase::Gone => {}
             Phase::Live(_) => {
@@ -675,6 +681,7 @@ impl Crank {
                 Command::Publish { topic, message, key } => {
                     self.core.publish_posted(&topic, &message, key);
                 }
+                Command::Decide { id } => self.decided(id),
                 Command::Close { id, code, reason } => {
                     self.core.close(id, code, &reason);
                 }

@@ -1,51 +1,226 @@
 //! Which path leads where.
 
 use std::fmt;
+use std::ops::Range;
 
-use crate::http::Response;
-use crate::protocol::upgrade::Request;
+use crate::http::router::{Parameters, Router};
+use crate::http::{Request, Response};
+use crate::origins::Origins;
+use crate::route_options::RouteOptions;
 
 /// Answers a plain GET.
 pub(crate) type Page = Box<dyn Fn(&Request<'_>) -> Response + Send + Sync>;
 
-/// What is served at one path.
+/// What is served under one pattern.
+#[derive(Default)]
 pub(crate) struct Entry {
-    pub(crate) path: String,
     /// Index of the WebSocket route.
-    pub(crate) websocket: Option<u16>,
-    pub(crate) page: Option<Page>,
+    websocket: Option<u16>,
+    page: Option<Page>,
+}
+
+/// What the workers share of a WebSocket route.
+#[derive(Debug)]
+pub(crate) struct WebSocketRoute {
+    /// In place of the server's, if set.
+    pub(crate) origins: Option<Origins>,
+    /// Its part of [`Paths::subprotocols`].
+    pub(crate) subprotocols: Range<u16>,
 }
 
 /// All paths of a server, shared by its workers.
 #[derive(Default)]
 pub(crate) struct Paths {
-    entries: Vec<Entry>,
+    router: Router<Entry>,
+    websockets: Vec<WebSocketRoute>,
+    subprotocols: Vec<String>,
+}
+
+/// The most subprotocols of all routes together; the numbers above are for other purposes.
+const MAX_SUBPROTOCOLS: usize = 60_000;
+
+/// Who answers a request.
+pub(crate) enum Responsible<'r> {
+    /// The WebSocket route of this index.
+    WebSocket(u16, Parameters<'r>),
+    Page(&'r Page, Parameters<'r>),
+    /// The path leads somewhere, but not with this method: these are allowed.
+    OtherMethod(&'static str),
+    /// Nobody but a WebSocket route, which was not asked for.
+    WebSocketOnly,
+    Nobody,
 }
 
 impl Paths {
-    /// The entry of exactly this path.
-    pub(crate) fn find(&self, path: &str) -> Option<&Entry> {
-        self.entries.iter().find(|entry| entry.path == path)
-    }
-
-    /// The entry of this path, made if there is none.
-    pub(crate) fn entry(&mut self, path: &str) -> &mut Entry {
-        let index = self.entries.iter().position(|entry| entry.path == path);
-        let index = index.unwrap_or_else(|| {
-            self.entries.push(Entry { path: path.to_owned(), websocket: None, page: None });
-            self.entries.len() - 1
+    /// Adds a WebSocket route and gives its index.
+    ///
+    /// # Errors
+    ///
+    /// The builder method or option that is impossible, and why.
+    pub(crate) fn add_websocket(
+        &mut self,
+        pattern: &str,
+        options: RouteOptions,
+    ) -> Result<u16, (&'static str, String)> {
+        let because = |problem| ("websocket", problem);
+        if let Some((field, problem)) = options.problem() {
+            return Err((field, format!("of {pattern:?}: {problem}")));
+        }
+        let entry = self.router.entry(pattern).map_err(because)?;
+        if entry.websocket.is_some() {
+            return Err(because(format!("pattern {pattern:?} is given twice")));
+        }
+        let route = u16::try_from(self.websockets.len())
+            .map_err(|_| because("at most 65,536 routes are possible".into()))?;
+        let first = self.subprotocols.len();
+        self.subprotocols.extend(options.subprotocols);
+        if self.subprotocols.len() > MAX_SUBPROTOCOLS {
+            let problem = "at most 60,000 names are possible, all routes together";
+            return Err(("subprotocols", problem.into()));
+        }
+        entry.websocket = Some(route);
+        self.websockets.push(WebSocketRoute {
+            origins: options.origins,
+            // Not more than the maximum above.
+            subprotocols: first as u16..self.subprotocols.len() as u16,
         });
-        &mut self.entries[index]
+        Ok(route)
     }
 
-    /// All entries, in the order they were made.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Entry> {
-        self.entries.iter()
+    /// Adds a page.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the pattern.
+    pub(crate) fn add_page(&mut self, pattern: &str, page: Page) -> Result<(), String> {
+        let entry = self.router.entry(pattern)?;
+        if entry.page.is_some() {
+            return Err(format!("pattern {pattern:?} is given twice"));
+        }
+        entry.page = Some(page);
+        Ok(())
+    }
+
+    /// True if nothing is served at all.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.router.iter().next().is_none()
+    }
+
+    /// The settings of a WebSocket route.
+    pub(crate) fn websocket(&self, route: u16) -> &WebSocketRoute {
+        &self.websockets[usize::from(route)]
+    }
+
+    /// The subprotocols of all routes, in the order of the routes.
+    pub(crate) fn subprotocols(&self) -> &[String] {
+        &self.subprotocols
+    }
+
+    /// The most specific route that can answer.
+    pub(crate) fn responsible<'r>(
+        &'r self,
+        method: &str,
+        path: &'r str,
+        asks_for_websocket: bool,
+    ) -> Responsible<'r> {
+        let for_websocket = asks_for_websocket && method == "GET";
+        let for_page = matches!(method, "GET" | "HEAD");
+        let (mut websocket, mut page) = (false, false);
+        let found = self.router.find(path, |route, parameters| {
+            let entry = &route.value;
+            websocket |= entry.websocket.is_some();
+            page |= entry.page.is_some();
+            if let Some(index) = entry.websocket
+                && for_websocket
+            {
+                return Some(Responsible::WebSocket(index, parameters));
+            }
+            let page = entry.page.as_ref().filter(|_| for_page)?;
+            Some(Responsible::Page(page, parameters))
+        });
+        match found {
+            Some(found) => found,
+            None if page => Responsible::OtherMethod("GET, HEAD"),
+            None if websocket && method == "GET" => Responsible::WebSocketOnly,
+            None if websocket => Responsible::OtherMethod("GET"),
+            None => Responsible::Nobody,
+        }
     }
 }
 
 impl fmt::Debug for Paths {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.entries.iter().map(|entry| &entry.path)).finish()
+        self.router.fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn paths() -> Paths {
+        let mut paths = Paths::default();
+        let page = || Box::new(|_: &Request<'_>| Response::new(200));
+        for pattern in ["/room/lobby", "/both"] {
+            paths.add_websocket(pattern, RouteOptions::new()).expect("a good pattern");
+        }
+        for pattern in ["/room/:id", "/both"] {
+            paths.add_page(pattern, page()).expect("a good pattern");
+        }
+        paths
+    }
+
+    fn answer(paths: &Paths, method: &str, path: &str, upgrade: bool) -> String {
+        match paths.responsible(method, path, upgrade) {
+            Responsible::WebSocket(route, _) => format!("route {route}"),
+            Responsible::Page(_, parameters) => format!("page {parameters:?}"),
+            Responsible::OtherMethod(allowed) => format!("only {allowed}"),
+            Responsible::WebSocketOnly => "only by upgrade".into(),
+            Responsible::Nobody => "nobody".into(),
+        }
+    }
+
+    #[test]
+    fn the_most_specific_route_that_can_answer_does() {
+        let paths = paths();
+        for (method, path, upgrade, expected) in [
+            ("GET", "/room/lobby", true, "route 0"),
+            ("GET", "/room/lobby", false, r#"page {"id": "lobby"}"#),
+            ("GET", "/room/7", true, r#"page {"id": "7"}"#),
+            ("HEAD", "/both", true, "page {}"),
+            ("GET", "/both", true, "route 1"),
+            ("POST", "/both", true, "only GET, HEAD"),
+            ("get", "/room/lobby", false, "only GET, HEAD"),
+            ("GET", "/room", true, "nobody"),
+        ] {
+            assert_eq!(answer(&paths, method, path, upgrade), expected, "{method} {path}");
+        }
+        let mut paths = Paths::default();
+        paths.add_websocket("/", RouteOptions::new()).expect("a good pattern");
+        assert_eq!(answer(&paths, "GET", "/", false), "only by upgrade");
+        assert_eq!(answer(&paths, "HEAD", "/", true), "only GET");
+    }
+
+    #[test]
+    fn what_is_given_twice_is_an_error() {
+        let mut paths = paths();
+        let twice = paths.add_websocket("/both", RouteOptions::new()).expect_err("twice");
+        assert_eq!(twice, ("websocket", "pattern \"/both\" is given twice".into()));
+        let options = RouteOptions::new().subprotocols(["a", "a b"]);
+        let (field, problem) = paths.add_websocket("/new", options).expect_err("no token");
+        assert_eq!(field, "subprotocols");
+        assert!(problem.contains("/new") && problem.contains("a b"), "{problem}");
+    }
+
+    #[test]
+    fn each_route_has_its_own_subprotocols() {
+        let mut paths = Paths::default();
+        let one = RouteOptions::new().subprotocols(["a", "b"]);
+        let two = RouteOptions::new().subprotocols(["a"]);
+        let one = paths.add_websocket("/1", one).expect("possible");
+        let two = paths.add_websocket("/2", two).expect("possible");
+        assert_eq!(paths.websocket(one).subprotocols, 0..2);
+        assert_eq!(paths.websocket(two).subprotocols, 2..3);
+        assert_eq!(paths.subprotocols(), ["a", "b", "a"]);
     }
 }

@@ -3,6 +3,8 @@
 //! What comes in: events of one connection, by session key. What goes out: calls of the
 //! application's methods, each behind a wall that a panic does not pass.
 
+use std::any::Any;
+use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use slab::Slab;
@@ -12,8 +14,11 @@ use crate::context::WorkerContext;
 use crate::driver::ConnectionId;
 use crate::error::Close;
 use crate::handler::Handler;
+use crate::http::Response;
 use crate::protocol::Message;
 use crate::publish::{Dropped, Subscription};
+use crate::upgrade::ticket::{Pending, Waiting};
+use crate::upgrade::{Decision, Upgrade, UpgradeRequest};
 use crate::websocket::WebSocket;
 
 /// The most address space that the sessions of one route take before they are there.
@@ -40,10 +45,30 @@ pub(crate) enum Call<'a> {
     Subscription(Subscription<'a>),
 }
 
+/// What the application decided, without its session type.
+#[derive(Debug)]
+pub(crate) enum Verdict {
+    /// A session has begun.
+    Accept {
+        session: u32,
+        subprotocol: Option<Cow<'static, str>>,
+        headers: Vec<(Cow<'static, str>, Cow<'static, str>)>,
+    },
+    Reject(Response),
+    Defer(Box<dyn Pending>),
+    Panicked,
+}
+
 /// A handler whose session type is known only inside.
 pub(crate) trait Route {
-    /// Makes a session and returns its key; `None` if its constructor panicked.
-    fn begin(&mut self) -> Option<u32>;
+    /// Lets the application decide about an upgrade request.
+    fn upgrade(&mut self, request: &UpgradeRequest<'_>) -> Verdict;
+
+    /// What was decided about an upgrade that the application had put off.
+    fn decided(&mut self, pending: &dyn Any) -> Verdict;
+
+    /// Drops the session of an upgrade that was accepted, but could not be answered so.
+    fn abandon(&mut self, session: u32) -> Outcome;
 
     /// Calls the application. The session must have begun and not ended.
     fn call(&mut self, core: &mut Core, id: ConnectionId, session: u32, call: Call<'_>) -> Outcome;
@@ -76,16 +101,42 @@ impl<H: Handler> RouteOf<H> {
         let most = RESERVED_BYTES / (size_of::<H::Session>() + 8);
         Self { handler, sessions: Slab::with_capacity(capacity.min(most)) }
     }
+
+    fn obey(&mut self, upgrade: Upgrade<H::Session>) -> Verdict {
+        let Upgrade { decision, subprotocol, headers } = upgrade;
+        match decision {
+            Decision::Accept(session) => {
+                let key = self.sessions.insert(session);
+                let session =
+                    u32::try_from(key).expect("as many sessions as connections, fewer than 2^32");
+                Verdict::Accept { session, subprotocol, headers }
+            }
+            Decision::Reject(response) => Verdict::Reject(response),
+            Decision::Defer(waiting) => Verdict::Defer(Box::new(waiting)),
+        }
+    }
 }
 
 impl<H: Handler> Route for RouteOf<H> {
-    fn begin(&mut self) -> Option<u32> {
-        let mut session = None;
-        if guard(|| session = Some(H::Session::default())) == Outcome::Panicked {
-            return None;
+    fn upgrade(&mut self, request: &UpgradeRequest<'_>) -> Verdict {
+        let mut upgrade = None;
+        let called = guard(|| upgrade = Some(self.handler.on_upgrade(request)));
+        match upgrade {
+            Some(upgrade) if called == Outcome::Returned => self.obey(upgrade),
+            _ => Verdict::Panicked,
         }
-        let key = self.sessions.insert(session?);
-        Some(u32::try_from(key).expect("as many sessions as connections, fewer than 2^32"))
+    }
+
+    fn decided(&mut self, pending: &dyn Any) -> Verdict {
+        let waiting = pending.downcast_ref::<Waiting<H::Session>>();
+        debug_assert!(waiting.is_some(), "made by this route");
+        let upgrade = waiting.and_then(Waiting::take);
+        self.obey(upgrade.unwrap_or_else(Upgrade::failed))
+    }
+
+    fn abandon(&mut self, session: u32) -> Outcome {
+        let session = self.sessions.try_remove(session as usize);
+        guard(move || drop(session))
     }
 
     #[inline]
@@ -146,7 +197,7 @@ impl<H: Handler> Route for RouteOf<H> {
 /// Calls the application; a panic stays inside. What the handler left half done is its own
 /// affair: the worker's state is only touched through `Core`, whose methods do not panic midway.
 #[inline]
-fn guard(call: impl FnOnce()) -> Outcome {
+pub(crate) fn guard(call: impl FnOnce()) -> Outcome {
     match catch_unwind(AssertUnwindSafe(call)) {
         Ok(()) => Outcome::Returned,
         Err(payload) => {

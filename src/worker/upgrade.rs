@@ -4,24 +4,56 @@
 //! the server's paths. One request per connection: whatever is not upgraded is answered with
 //! `Connection: close`.
 
-use super::Crank;
-use super::paths::Entry;
-use super::route::{Call, Outcome};
-use crate::connection::{Live, NEVER, Phase, Upgrading};
+use std::any::Any;
+use std::net::SocketAddr;
+
+use super::paths::Responsible;
+use super::route::{Call, Outcome, Verdict, guard};
+use super::{Core, Crank};
+use crate::connection::{Deciding, Live, NEVER, Phase, Upgrading, subprotocol};
 use crate::driver::ConnectionId;
 use crate::error::CloseCause;
-use crate::http::Response;
+use crate::http::request::PeerAddr;
+use crate::http::{Request, Response};
 use crate::protocol::Endpoint;
-use crate::protocol::upgrade::{
-    HeadScanner, Refusal, Request, ServerHandshake, write_http_response,
-};
+use crate::protocol::upgrade::{self, HeadScanner, Refusal, ServerHandshake, write_http_response};
+use crate::upgrade::UpgradeRequest;
+use crate::upgrade::ticket::Pending;
+
+/// Received bytes behind an undecided request from which on the connection is not read.
+const MAX_HELD: usize = 64 * 1024;
 
 /// What a complete request head comes to.
 enum Answer {
-    /// 101: the frames of this route follow.
-    Upgrade { route: u16, response: Vec<u8> },
+    /// 101: frames follow.
+    Upgrade(Opening),
     /// Any other answer; the connection ends after it.
     Http { status: u16, response: Vec<u8> },
+    /// None yet: the application has put the decision off.
+    Later { route: u16, pending: Box<dyn Pending> },
+}
+
+/// An accepted upgrade: its session has begun, its 101 is written.
+struct Opening {
+    route: u16,
+    session: u32,
+    /// As [`Connection::subprotocol`](crate::connection::Connection::subprotocol) keeps it.
+    agreed: u16,
+    /// The name, if that is `CHOSEN`.
+    chosen: Option<Box<str>>,
+    response: Vec<u8>,
+}
+
+/// The connection that a request came on.
+struct Peer<'a> {
+    core: &'a Core,
+    id: ConnectionId,
+}
+
+impl PeerAddr for Peer<'_> {
+    fn peer_addr(&self) -> Option<SocketAddr> {
+        self.core.peer_addr(self.id)
+    }
 }
 
 impl Crank {
@@ -40,11 +72,13 @@ impl Crank {
                         self.answer(id, head, rest);
                     }
                     Ok(None) => {
-                        *upgrading = Some(Box::new(Upgrading { head: bytes.to_vec(), scanner }));
+                        let head = bytes.to_vec();
+                        *upgrading = Some(Box::new(Upgrading { head, scanner, deciding: None }));
                     }
                     Err(refusal) => self.refuse(id, refusal),
                 }
             }
+            Some(upgrading) if upgrading.deciding.is_some() => self.keep(id, bytes),
             Some(upgrading) => {
                 upgrading.head.extend_from_slice(bytes);
                 match upgrading.scanner.scan(&upgrading.head, limits) {
@@ -62,22 +96,92 @@ impl Crank {
 
     /// Answers a complete head; `rest` is what came behind it.
     fn answer(&mut self, id: ConnectionId, head: &[u8], rest: &mut [u8]) {
-        match self.judge(head) {
+        match self.judge(id, head) {
             Err(refusal) => self.refuse(id, refusal),
-            Ok(Answer::Http { status, response }) => {
+            Ok(answer) => self.give(id, answer, head, rest),
+        }
+    }
+
+    /// Gives the answer to the request `head`.
+    fn give(&mut self, id: ConnectionId, answer: Answer, head: &[u8], rest: &mut [u8]) {
+        match answer {
+            Answer::Http { status, response } => {
                 if status >= 400 {
                     self.core.tally.refused += 1;
                 }
                 self.end_with(id, &response);
             }
-            Ok(Answer::Upgrade { route, response }) => self.open(id, route, &response, rest),
+            Answer::Upgrade(opening) => self.open(id, opening, rest),
+            Answer::Later { route, pending } => self.wait(id, route, pending, head, rest),
+        }
+    }
+
+    /// The application has put the decision off: the connection waits for it.
+    fn wait(
+        &mut self,
+        id: ConnectionId,
+        route: u16,
+        pending: Box<dyn Pending>,
+        head: &[u8],
+        rest: &[u8],
+    ) {
+        let core = &mut self.core;
+        let deadline_ms = super::after(core.now_ms, core.config.upgrade_timeout_ms);
+        let Some(connection) = core.table.get_mut(id) else { return };
+        // The head is parsed again once the decision is there; all it said is needed then.
+        let deciding = Some(Deciding { route, pending, held: Vec::new() });
+        let upgrading = Upgrading { head: head.to_vec(), deciding, ..Upgrading::default() };
+        connection.phase = Phase::Upgrade(Some(Box::new(upgrading)));
+        connection.deadline_ms = connection.deadline_ms.min(deadline_ms);
+        core.arm_timer(id);
+        self.keep(id, rest);
+    }
+
+    /// Keeps what came behind a request that nobody has decided about (RFC 6455 4.1: frames may
+    /// follow at once), and reads no more when that is a lot.
+    fn keep(&mut self, id: ConnectionId, bytes: &[u8]) {
+        let core = &mut self.core;
+        let Some(connection) = core.table.get_mut(id) else { return };
+        let Phase::Upgrade(Some(upgrading)) = &mut connection.phase else { return };
+        let Some(deciding) = &mut upgrading.deciding else { return };
+        deciding.held.extend_from_slice(bytes);
+        if deciding.held.len() >= MAX_HELD && !connection.reading_paused {
+            connection.reading_paused = true;
+            core.driver.pause_reading(id);
+        }
+    }
+
+    /// The decision about an upgrade that the application had put off is there.
+    pub(super) fn decided(&mut self, id: ConnectionId) {
+        let Some(connection) = self.core.table.get_mut(id) else { return };
+        let Phase::Upgrade(Some(upgrading)) = &mut connection.phase else { return };
+        let Some(deciding) = upgrading.deciding.take() else { return };
+        let Deciding { route, pending, mut held } = deciding;
+        let head = std::mem::take(&mut upgrading.head);
+        if connection.reading_paused {
+            self.core.resume_reading(id);
+        }
+        let verdict = self.routes[usize::from(route)].decided(&*pending);
+        let limits = self.core.config.limits;
+        let request = match upgrade::Request::parse(&head, &limits) {
+            Ok(request) => request,
+            Err(refusal) => return self.refuse(id, refusal),
+        };
+        match ServerHandshake::check(&request) {
+            Ok(handshake) => {
+                let answer = self.carry_out(id, route, &handshake, verdict);
+                self.give(id, answer, &head, &mut held);
+            }
+            // Both have succeeded once with the same bytes.
+            Err(refusal) => self.refuse(id, refusal),
         }
     }
 
     /// Finds out what the request asks for and whether it may have it.
-    fn judge(&self, head: &[u8]) -> Result<Answer, Refusal> {
-        let request = Request::parse(head, &self.core.config.limits)?;
-        match self.serve(&request) {
+    fn judge(&mut self, id: ConnectionId, head: &[u8]) -> Result<Answer, Refusal> {
+        let limits = self.core.config.limits;
+        let request = upgrade::Request::parse(head, &limits)?;
+        match self.serve(id, &request) {
             // RFC 9110 9.3.2: the answer to HEAD has no content, whatever its status.
             Err(refusal) if request.method() == "HEAD" => {
                 let mut response = Vec::with_capacity(256);
@@ -89,38 +193,111 @@ impl Crank {
     }
 
     /// The same for a head that is well-formed.
-    fn serve(&self, request: &Request<'_>) -> Result<Answer, Refusal> {
-        let Some(entry) = self.paths.find(request.path()) else { return Err(Refusal::NotFound) };
-        let wants_page = entry.page.is_some() && matches!(request.method(), "GET" | "HEAD");
-        match entry.websocket {
-            Some(route) if request.asks_for_websocket() || !wants_page => {
-                let handshake = ServerHandshake::check(request)?;
-                let mut response = Vec::with_capacity(192);
-                match handshake.write_response(None, &[], &mut response) {
-                    Ok(()) => Ok(Answer::Upgrade { route, response }),
-                    // Only headers of the application can be invalid, and it gave none.
-                    Err(_) => Ok(Answer::Http { status: 500, response: internal_error(false) }),
+    fn serve(&mut self, id: ConnectionId, head: &upgrade::Request<'_>) -> Result<Answer, Refusal> {
+        let Self { core, routes, paths, .. } = self;
+        let peer = Peer { core, id };
+        match paths.responsible(head.method(), head.path(), head.asks_for_websocket()) {
+            Responsible::WebSocket(route, parameters) => {
+                let handshake = ServerHandshake::check(head)?;
+                let request = Request::new(head, parameters, &peer);
+                let request = UpgradeRequest::new(request, handshake);
+                let settings = paths.websocket(route);
+                let origins = settings.origins.as_ref().unwrap_or(&core.config.origins);
+                let mut allowed = false;
+                let asked = guard(|| allowed = origins.allow(&request));
+                if !allowed || asked == Outcome::Panicked {
+                    return Err(Refusal::Forbidden);
                 }
+                let verdict = routes[usize::from(route)].upgrade(&request);
+                Ok(self.carry_out(id, route, &handshake, verdict))
             }
-            _ if wants_page => Ok(page(entry, request)),
-            _ => Err(Refusal::MethodNotAllowed),
+            Responsible::Page(page, parameters) => {
+                let request = Request::new(head, parameters, &peer);
+                let mut response = None;
+                // A page that panics is this request's problem only.
+                let _ = guard(|| response = Some(page(&request)));
+                Ok(http_answer(response, head.method() == "HEAD"))
+            }
+            Responsible::OtherMethod("GET") => Err(Refusal::MethodNotAllowed),
+            Responsible::OtherMethod(allowed) => {
+                let response = Response::text("This method is not allowed here.\n")
+                    .status(405)
+                    .header("Allow", allowed);
+                Ok(http_answer(Some(response), false))
+            }
+            Responsible::WebSocketOnly => Err(Refusal::UpgradeRequired),
+            Responsible::Nobody => Err(Refusal::NotFound),
         }
     }
 
-    /// The opening handshake succeeded: the connection is open from here on.
-    fn open(&mut self, id: ConnectionId, route: u16, response: &[u8], rest: &mut [u8]) {
-        let Some(session) = self.routes[usize::from(route)].begin() else {
-            self.core.tally.handler_panics += 1;
-            self.core.tally.refused += 1;
-            return self.end_with(id, &internal_error(false));
+    /// Makes an answer of what the application decided.
+    fn carry_out(
+        &mut self,
+        id: ConnectionId,
+        route: u16,
+        handshake: &ServerHandshake<'_>,
+        verdict: Verdict,
+    ) -> Answer {
+        let (session, choice, headers) = match verdict {
+            Verdict::Accept { session, subprotocol, headers } => (session, subprotocol, headers),
+            Verdict::Reject(response) => return http_answer(Some(response), false),
+            Verdict::Defer(pending) if pending.attend(&self.core.shared, id) => {
+                // A thread that was faster than we are. A ticket's answer is never a deferral.
+                let pending: Box<dyn Any> = pending;
+                let verdict = self.routes[usize::from(route)].decided(&*pending);
+                return self.carry_out(id, route, handshake, verdict);
+            }
+            Verdict::Defer(pending) => return Answer::Later { route, pending },
+            Verdict::Panicked => {
+                self.core.tally.handler_panics += 1;
+                return http_answer(None, false);
+            }
         };
+        let names = &self.core.config.subprotocols;
+        let mut own = self.paths.websocket(route).subprotocols.clone();
+        let agreed = match &choice {
+            None => own.find(|&index| {
+                let name = &names[usize::from(index)];
+                handshake.subprotocols().any(|offered| offered == name)
+            }),
+            Some(choice) => own.find(|&index| names[usize::from(index)] == **choice),
+        };
+        let agreed = match (agreed, &choice) {
+            (Some(index), _) => index,
+            (None, Some(_)) => subprotocol::CHOSEN,
+            (None, None) => subprotocol::NONE,
+        };
+        let name = choice.as_deref().or(names.get(usize::from(agreed)).map(String::as_str));
+        let headers: Vec<(&str, &str)> =
+            headers.iter().map(|(name, value)| (name.as_ref(), value.as_ref())).collect();
+        let mut response = Vec::with_capacity(192);
+        if let Err(error) = handshake.write_response(name, &headers, &mut response) {
+            log::error!("an upgrade was accepted with an impossible answer: {error}");
+            if self.routes[usize::from(route)].abandon(session) == Outcome::Panicked {
+                self.core.tally.handler_panics += 1;
+            }
+            return http_answer(None, false);
+        }
+        let chosen = choice.filter(|_| agreed == subprotocol::CHOSEN).map(|name| name.into());
+        Answer::Upgrade(Opening { route, session, agreed, chosen, response })
+    }
+
+    /// The opening handshake succeeded: the connection is open from here on.
+    fn open(&mut self, id: ConnectionId, opening: Opening, rest: &mut [u8]) {
+        let Opening { route, session, agreed, chosen, response } = opening;
         let core = &mut self.core;
         let Some(connection) = core.table.get_mut(id) else { return };
         let endpoint = Endpoint::server(core.config.limits);
         connection.phase = Phase::Live(Live { endpoint, session, route });
         connection.deadline_ms = NEVER;
+        // The decision may have taken longer than the idle timeout.
+        connection.last_received_ms = core.now_ms;
+        connection.subprotocol = agreed;
+        if let Some(name) = chosen {
+            core.chosen_subprotocols.insert(id.slot() as u32, name);
+        }
         let outgoing = connection.outgoing.get_or_insert_with(|| core.outgoing.take());
-        outgoing.append().extend_from_slice(response);
+        outgoing.append().extend_from_slice(&response);
         core.tally.opened += 1;
         core.limit_lifetime(id);
         core.mark_dirty(id);
@@ -151,6 +328,11 @@ impl Crank {
         let Some(connection) = core.table.get_mut(id) else { return };
         connection.phase = Phase::Draining { discarded: 0, finished: false };
         connection.deadline_ms = deadline_ms;
+        if connection.reading_paused {
+            // What still comes is read and discarded, so that the end is seen.
+            connection.reading_paused = false;
+            core.driver.resume_reading(id);
+        }
         let outgoing = connection.outgoing.get_or_insert_with(|| core.outgoing.take());
         outgoing.append().extend_from_slice(response);
         core.mark_dirty(id);
@@ -158,35 +340,21 @@ impl Crank {
     }
 }
 
-/// Lets the application answer a plain GET or HEAD.
-fn page(entry: &Entry, request: &Request<'_>) -> Answer {
-    let page = entry.page.as_ref().and_then(|page| {
-        // A page that panics is this request's problem only.
-        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| page(request)))
-            // What it panicked with may panic again when dropped.
-            .map_err(std::mem::forget)
-            .ok()
-    });
-    let head_only = request.method() == "HEAD";
+/// The answer that the application gave; `None` if it failed to.
+fn http_answer(response: Option<Response>, head_only: bool) -> Answer {
     let mut bytes = Vec::new();
-    if let Some(Response { status, headers, body }) = page {
+    if let Some(Response { status, headers, body }) = response {
         let headers: Vec<(&str, &str)> =
             headers.iter().map(|(name, value)| (name.as_ref(), value.as_ref())).collect();
-        if (200..600).contains(&status)
-            && write_http_response(&mut bytes, status, &headers, &body, head_only).is_ok()
-        {
-            return Answer::Http { status, response: bytes };
+        match write_http_response(&mut bytes, status, &headers, &body, head_only) {
+            Ok(()) => return Answer::Http { status, response: bytes },
+            Err(error) => log::error!("an answer could not be sent: {error}"),
         }
     }
-    Answer::Http { status: 500, response: internal_error(head_only) }
-}
-
-/// The application broke its side of the bargain; the client learns no more than that.
-fn internal_error(head_only: bool) -> Vec<u8> {
-    let mut response = Vec::new();
+    // The application broke its side of the bargain; the client learns no more than that.
     let headers = [("Content-Type", "text/plain; charset=utf-8")];
     let body = b"The server failed to answer.\n";
     // These headers are valid, so this cannot fail; an empty answer would only end the connection.
-    let _ = write_http_response(&mut response, 500, &headers, body, head_only);
-    response
+    let _ = write_http_response(&mut bytes, 500, &headers, body, head_only);
+    Answer::Http { status: 500, response: bytes }
 }

@@ -26,7 +26,7 @@ pub(super) fn is_token_char(byte: u8) -> bool {
 }
 
 /// Whether the text is a token: not empty, and nothing but token characters.
-pub(super) fn is_token(text: &str) -> bool {
+pub(crate) fn is_token(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(is_token_char)
 }
 

@@ -66,6 +66,9 @@ mod target;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use grammar::is_token;
+pub(crate) use target::is_authority;
+
 pub use accept_key::AcceptKey;
 pub use client::{ClientHandshake, Established, HandshakeError};
 pub use head::HeadScanner;

@@ -99,13 +99,15 @@ pub enum Refusal {
     TooManyHeaders,
     /// The server has no room for another connection. 503.
     Busy,
+    /// The application did not decide about the upgrade in time. 503.
+    Undecided,
     /// A major version of HTTP other than 1 (RFC 9110 15.6.6). 505.
     HttpVersion,
 }
 
 impl Refusal {
     /// Every refusal, for tables of counters.
-    pub const ALL: [Refusal; 37] = [
+    pub const ALL: [Refusal; 38] = [
         Refusal::MalformedRequestLine,
         Refusal::LeadingEmptyLine,
         Refusal::InvalidTarget,
@@ -142,6 +144,7 @@ impl Refusal {
         Refusal::HeadTooLarge,
         Refusal::TooManyHeaders,
         Refusal::Busy,
+        Refusal::Undecided,
         Refusal::HttpVersion,
     ];
 
@@ -271,6 +274,7 @@ impl Refusal {
                 (431, "too_many_headers", "The request has too many header lines.")
             }
             Refusal::Busy => (503, "busy", "The server is busy."),
+            Refusal::Undecided => (503, "undecided", "The server could not decide in time."),
             Refusal::HttpVersion => (505, "http_version", "Only HTTP/1.1 is understood."),
         }
     }

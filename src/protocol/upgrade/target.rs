@@ -71,7 +71,7 @@ pub(super) fn is_target_char(byte: u8) -> bool {
 
 /// Whether the bytes are `uri-host [":" port]` with a host that is not empty, and no user name
 /// (RFC 9110 7.2, RFC 3986 3.2.2). Such bytes are ASCII.
-pub(super) fn is_authority(bytes: &[u8]) -> bool {
+pub(crate) fn is_authority(bytes: &[u8]) -> bool {
     let host_len = match bytes {
         // The address of an IP literal is not read, only its alphabet is checked.
         [b'[', rest @ ..] => match rest.iter().position(|&byte| !is_address_char(byte)) {

@@ -16,6 +16,7 @@ use crate::driver::simulated::{Faults, Network, Random};
 use crate::handle::Handle;
 use crate::handler::Handler;
 use crate::http::Response;
+use crate::route_options::RouteOptions;
 use crate::worker::Worker;
 use crate::worker::mailbox::Shared;
 use crate::worker::paths::Paths;
@@ -91,8 +92,10 @@ impl World {
         let (driver, memory) = network.driver_with(config.receive_buffer);
         network.open_listener();
         let mut paths = Paths::default();
-        paths.entry("/").websocket = Some(0);
-        paths.entry("/page").page = Some(Box::new(|_| Response::new(200).body(vec![b'p'; PAGE])));
+        paths.add_websocket("/", RouteOptions::new()).expect("a good pattern");
+        paths
+            .add_page("/page", Box::new(|_| Response::new(200).body(vec![b'p'; PAGE])))
+            .expect("a good pattern");
         let config = Arc::new(config);
         let shared = Arc::new(Shared::new(1));
         let worker = Worker::new(
