@@ -60,7 +60,7 @@ const LINGER_BYTES: usize = 1024 * 1024;
 /// because the whole process stood still.
 const STALL_MS: u64 = 100;
 
-/// How long deadlines are left alone after a stall while input keeps coming.
+/// How long a turn after a stall may receive before it looks at deadlines.
 const CATCH_UP_MS: u64 = 1000;
 
 /// How long a worker that stops waits for the last `Released`.
@@ -85,8 +85,6 @@ pub(crate) struct Crank {
     waiting: VecDeque<AcceptedSocket>,
     /// Someone used the waker.
     woken: bool,
-    /// After a stall: until then no connection's deadline is looked at; zero if there was none.
-    catch_up_until_ms: u64,
     /// The server stops; whoever is still there at this moment is cut.
     stop_deadline_ms: Option<u64>,
 }
@@ -110,7 +108,6 @@ impl Worker {
             accept_retry_ms: NEVER,
             waiting: VecDeque::new(),
             woken: false,
-            catch_up_until_ms: 0,
             stop_deadline_ms: None,
         };
         crank.start_handlers();
@@ -127,18 +124,20 @@ impl Worker {
 
     /// One round: wait, receive, obey, expire, flush.
     pub(crate) fn turn(&mut self) -> io::Result<()> {
+        let timeout_ms = self.crank.timeout_ms();
+        let due_ms = timeout_ms.map_or(NEVER, |ms| self.crank.core.now_ms.saturating_add(ms));
+        let mut more = self.receive(timeout_ms)?;
+        let now_ms = self.crank.core.now_ms;
+        if now_ms > due_ms.saturating_add(STALL_MS) {
+            // One look does not bring everything that came during a stall, and whoever has sent
+            // in time is not silent: everybody is heard before anybody is judged.
+            while more && self.crank.core.now_ms < now_ms + CATCH_UP_MS {
+                self.crank.obey();
+                self.crank.flush_all();
+                more = self.receive(Some(0))?;
+            }
+        }
         let crank = &mut self.crank;
-        let timeout_ms = crank.timeout_ms();
-        crank.core.driver.wait(timeout_ms)?;
-        crank.note_time(timeout_ms);
-        let mut quiet = true;
-        while let Some(event) = crank.core.driver.next_event(&mut self.memory) {
-            quiet = false;
-            crank.handle(event);
-        }
-        if quiet {
-            crank.catch_up_until_ms = 0;
-        }
         crank.obey();
         crank.expire();
         crank.resume_all();
@@ -149,6 +148,19 @@ impl Worker {
         crank.core.note_driver_stats();
         crank.core.shared.counters.add(&mut crank.core.tally);
         Ok(())
+    }
+
+    /// Waits, then handles what happened; false if that was nothing.
+    fn receive(&mut self, timeout_ms: Option<u64>) -> io::Result<bool> {
+        let crank = &mut self.crank;
+        crank.core.driver.wait(timeout_ms)?;
+        crank.core.now_ms = crank.core.driver.now_ms();
+        let mut something = false;
+        while let Some(event) = crank.core.driver.next_event(&mut self.memory) {
+            something = true;
+            crank.handle(event);
+        }
+        Ok(something)
     }
 
     /// True when the server was shut down and nothing is left to do.
@@ -190,21 +202,6 @@ impl Crank {
             deadline = deadline.min(stop);
         }
         (deadline != NEVER).then(|| deadline.saturating_sub(self.core.now_ms))
-    }
-
-    /// The time of this turn, and whether it comes too late to judge anybody by it. One turn does
-    /// not bring everything that came during a stall, and whoever has sent in time is not silent:
-    /// deadlines wait until there is nothing left to receive, or for a bounded time.
-    fn note_time(&mut self, timeout_ms: Option<u64>) {
-        let before_ms = self.core.now_ms;
-        self.core.now_ms = self.core.driver.now_ms();
-        // Not again before somebody was judged: a worker with too much work is always late.
-        if self.catch_up_until_ms == 0
-            && let Some(timeout_ms) = timeout_ms
-            && self.core.now_ms > before_ms.saturating_add(timeout_ms).saturating_add(STALL_MS)
-        {
-            self.catch_up_until_ms = self.core.now_ms + CATCH_UP_MS;
-        }
     }
 
     #[inline]
@@ -574,9 +571,13 @@ impl Crank {
 
     fn expire(&mut self) {
         let now_ms = self.core.now_ms;
-        if self.catch_up_until_ms <= now_ms {
-            self.catch_up_until_ms = 0;
-            self.expire_connections();
+        while let Some(slot) = self.core.timers.expired(now_ms) {
+            let Some(id) = self.core.table.id_of(slot) else { continue };
+            if self.core.next_deadline(id) <= now_ms {
+                self.timed_out(id);
+                self.bury();
+            }
+            self.core.arm_timer(id);
         }
         self.fire_timers();
         self.end_lives();
@@ -591,18 +592,6 @@ impl Crank {
                 self.core.flush(id);
                 self.end(id, CloseCause::Shutdown);
             }
-        }
-    }
-
-    fn expire_connections(&mut self) {
-        let now_ms = self.core.now_ms;
-        while let Some(slot) = self.core.timers.expired(now_ms) {
-            let Some(id) = self.core.table.id_of(slot) else { continue };
-            if self.core.next_deadline(id) <= now_ms {
-                self.timed_out(id);
-                self.bury();
-            }
-            self.core.arm_timer(id);
         }
     }
 
