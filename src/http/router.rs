@@ -222,7 +222,10 @@ enum Segment<'p> {
 fn parse(pattern: &str) -> Result<Vec<Segment<'_>>, &'static str> {
     let Some(path) = pattern.strip_prefix('/') else { return Err("it must start with '/'") };
     if !path.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'?' | b'#')) {
-        return Err("no path of a request has blanks, '?', '#' or characters outside ASCII");
+        return Err(
+            "it must hold neither blanks nor '?' nor '#'; other characters than ASCII are \
+                    written as %XX",
+        );
     }
     let mut segments = Vec::new();
     let mut names = Vec::new();
