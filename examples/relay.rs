@@ -1,4 +1,4 @@
-//! Sends every message to every other open connection, one by one.
+//! Sends every message to every other open connection, one by one, by id.
 //!
 //! `cargo run --release --example relay -- --listen 127.0.0.1:9001`
 
@@ -7,7 +7,7 @@ mod shared;
 use std::process::ExitCode;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use wirelane::{Close, ConnectionId, Handler, Message, Origins, WebSocket};
+use wirelane::{Close, ConnectionId, Handler, Message, Origins, PreparedMessage, WebSocket};
 
 /// Every open connection, of all workers.
 type Peers = Arc<RwLock<Vec<ConnectionId>>>;
@@ -25,11 +25,13 @@ impl Handler for Relay {
 
     fn on_message(&mut self, ws: &mut WebSocket<'_, ()>, message: Message<'_>) {
         let own = ws.id();
+        // Framed once, sent many times.
+        let message = PreparedMessage::new(message);
         for &peer in self.peers.read().unwrap_or_else(PoisonError::into_inner).iter() {
             if peer != own {
                 // A peer that is gone or too slow misses the message, which `Stats` counts. The
                 // others must not wait for it, nor for whoever would read a line about it.
-                let _ = ws.send_to(peer, message);
+                let _ = ws.send_prepared_to(peer, &message);
             }
         }
     }

@@ -8,8 +8,8 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::io::{Read, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use common::{Echo, TestServer, frame, io_uring_works};
-use wirelane::Driver;
+use common::{Echo, Peer, TestServer, frame, io_uring_works};
+use wirelane::{Driver, Handler, Message, WebSocket};
 
 /// Counts the allocations of threads whose name begins with `wirelane-`.
 struct Counting;
@@ -61,7 +61,7 @@ unsafe impl GlobalAlloc for Counting {
 static ALLOCATOR: Counting = Counting;
 
 /// Sends `message` `count` times, `depth` at a time, and reads as many bytes as the echoes have.
-fn exchange(peer: &mut common::Peer, first: u8, payload: &[u8], depth: usize, count: usize) {
+fn exchange(peer: &mut Peer, first: u8, payload: &[u8], depth: usize, count: usize) {
     let one = frame(first, payload);
     let batch: Vec<u8> = one.iter().copied().cycle().take(one.len() * depth).collect();
     let echo_len = one.len() - 4;
@@ -72,6 +72,65 @@ fn exchange(peer: &mut common::Peer, first: u8, payload: &[u8], depth: usize, co
     }
     assert_eq!(received[0], first);
     assert_eq!(&received[received.len() - payload.len()..], payload);
+}
+
+/// Publishes what it receives to everybody.
+struct Publisher;
+
+impl Handler for Publisher {
+    type Session = ();
+
+    fn on_open(&mut self, ws: &mut WebSocket<'_, ()>) {
+        ws.subscribe("topic").expect("no limit is that low");
+    }
+
+    fn on_message(&mut self, ws: &mut WebSocket<'_, ()>, message: Message<'_>) {
+        ws.publish_to_all("topic", message);
+    }
+}
+
+/// Allocations of the workers while `round` runs, in the quietest of several rounds.
+fn quietest(rounds: usize, mut round: impl FnMut()) -> u64 {
+    let mut least = u64::MAX;
+    for _ in 0..rounds {
+        let before = ALLOCATIONS.load(Ordering::Relaxed);
+        assert!(before > 0, "the counter does not see the worker");
+        round();
+        least = least.min(ALLOCATIONS.load(Ordering::Relaxed) - before);
+        if least == 0 {
+            break;
+        }
+    }
+    least
+}
+
+/// The first peer sends `depth` messages at a time, `count` times; all receive all of them.
+fn fan_out(peers: &mut [Peer], payload: &[u8], depth: usize, count: usize) {
+    let one = frame(0x82, payload);
+    let batch = one.repeat(depth);
+    let mut received = vec![0; (one.len() - 4) * depth];
+    for _ in 0..count {
+        peers[0].stream.write_all(&batch).expect("the server reads");
+        for peer in &mut *peers {
+            peer.stream.read_exact(&mut received).expect("the server publishes");
+        }
+    }
+    assert_eq!(&received[received.len() - payload.len()..], payload);
+}
+
+fn publishing_costs_no_allocation_per_subscriber(driver: Driver) {
+    let server = TestServer::start(driver, |server| server.websocket("/", |_| Publisher));
+    let mut peers: Vec<_> = (0..8).map(|_| server.open()).collect();
+    for (len, depth) in [(20, 1), (125, 16), (1000, 8)] {
+        let least = quietest(10, || fan_out(&mut peers, &vec![7; len], depth, 20));
+        assert_eq!(least, 0, "{driver}: {len} bytes, {depth} at a time");
+    }
+    // Long ones are shared: one allocation per message, for however many subscribers.
+    for (len, depth) in [(5000, 1), (5000, 8), (60_000, 2)] {
+        let least = quietest(10, || fan_out(&mut peers, &vec![7; len], depth, 20));
+        let messages = depth as u64 * 20;
+        assert!(least <= messages, "{driver}: {least} for {messages} messages of {len} bytes");
+    }
 }
 
 #[test]
@@ -110,5 +169,8 @@ fn a_message_in_steady_state_costs_no_allocation() {
             }
         }
         assert_eq!(rounds.last(), Some(&0), "{driver}: allocations per round: {rounds:?}");
+        drop(peers);
+        drop(server);
+        publishing_costs_no_allocation_per_subscriber(driver);
     }
 }

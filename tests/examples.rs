@@ -13,7 +13,7 @@ use common::child::{self, END, Program, command};
 use common::{PATIENCE, Peer, frame, request};
 use wirelane::Driver;
 
-const PROGRAMS: [&str; 3] = ["echo", "broadcast", "relay"];
+const PROGRAMS: [&str; 4] = ["echo", "broadcast", "relay", "slow_consumer"];
 
 on_every_driver!(
     they_say_where_they_listen_and_end_when_told,
@@ -27,6 +27,7 @@ on_every_driver!(
     a_broadcast_reaches_everybody,
     a_relay_reaches_everybody_else,
     one_slow_reader_does_not_stop_the_others,
+    a_slow_consumer_gets_the_newest_prices,
     limits_are_those_of_the_command_line,
     timeouts_are_those_of_the_command_line,
 );
@@ -44,7 +45,7 @@ fn run(name: &str, args: &[&str]) -> Output {
 }
 
 fn they_say_where_they_listen_and_end_when_told(driver: Driver) {
-    for (name, signal) in PROGRAMS.into_iter().zip([libc::SIGTERM, libc::SIGINT, libc::SIGTERM]) {
+    for (name, signal) in PROGRAMS.into_iter().zip([libc::SIGTERM, libc::SIGINT].repeat(2)) {
         let program = Program::start(name, driver, &[]);
         assert_ne!(program.addr().port(), 0, "{name}");
         let peers = [program.open(), program.open()];
@@ -289,6 +290,50 @@ fn one_slow_reader_does_not_stop_the_others(driver: Driver) {
         drop((slow, sender, reader));
         program.stop();
     }
+}
+
+/// Two prices change faster than one reader reads. It gets the newest of each, in order, and is told
+/// how many it missed; a reader that keeps up misses nothing.
+fn a_slow_consumer_gets_the_newest_prices(driver: Driver) {
+    let program = Program::start("slow_consumer", driver, &["--max-backpressure", "500000"]);
+    let mut slow = program.open();
+    let mut prompt = program.open();
+    for reader in [&mut slow, &mut prompt] {
+        reader.send_text("watch");
+        assert_eq!(reader.read_frame().payload, b"watching");
+    }
+    let mut feed = program.open();
+    // The rest of each line is there to fill the socket soon.
+    let rest = "x".repeat(60_000);
+    const LAST: usize = 400;
+    for price in 0..=LAST {
+        for symbol in ["AAA", "BBB"] {
+            let line = format!("{symbol} {price} {rest}");
+            feed.send_text(&line);
+            assert!(prompt.read_frame().payload == line.as_bytes(), "a prompt reader gets all");
+        }
+    }
+    let mut prices = [Vec::new(), Vec::new()];
+    let mut missed = 0;
+    while prices.each_ref().map(|prices| prices.last().copied()) != [Some(LAST); 2] || missed == 0 {
+        let line = String::from_utf8(slow.read_frame().payload).expect("text");
+        let (symbol, value) = line.split_once(' ').expect("two words");
+        let value = value.split(' ').next().and_then(|value| value.parse().ok());
+        let value: usize = value.expect("a number");
+        match symbol {
+            "AAA" => prices[0].push(value),
+            "BBB" => prices[1].push(value),
+            "missed" => missed += value,
+            _ => panic!("{symbol}"),
+        }
+    }
+    for prices in &prices {
+        assert!(prices.is_sorted(), "not in order: {prices:?}");
+    }
+    assert!(missed > 100, "{missed}");
+    assert_eq!(prices[0].len() + prices[1].len() + missed, 2 * (LAST + 1));
+    drop((slow, prompt, feed));
+    program.stop();
 }
 
 fn limits_are_those_of_the_command_line(driver: Driver) {

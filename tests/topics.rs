@@ -344,7 +344,7 @@ fn a_subscription_ends_with_its_connection(driver: Driver) {
 
 fn limits_are_answered(driver: Driver) {
     let (server, reports) = serve(driver, |server| server.max_subscriptions(2).max_topics(3));
-    let mut ask = |peer: &mut Peer, topic: &str| {
+    let ask = |peer: &mut Peer, topic: &str| {
         peer.send_text(&format!("sub {topic}"));
         next(&reports, |told| if let Told::Subscribe(it) = told { Some(it) } else { None })
     };

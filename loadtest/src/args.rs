@@ -18,6 +18,8 @@ URL: ws://HOST[:PORT][/TARGET], unix:PATH or ws+unix:PATH[:/TARGET]
 
 Modes
   echo      closed loop: each connection keeps --depth messages in flight
+  broadcast one connection sends --depth messages at a time, all receive them
+  relay     one connection sends --depth messages at a time, all others receive them
   connect   opening handshakes per second
   idle      server memory per open connection (needs --server-pid)
   matrix    the echo example on epoll and io_uring over a grid of cells
@@ -26,7 +28,7 @@ Every mode except matrix
   --url URL            the server
   --pin CPU            run the load generator on this CPU
   --server-pid PID     read CPU time, memory and context switches of the server
-echo
+echo, broadcast, relay
   --connections N      open connections (default 32, at most 20000)
   --size BYTES         payload of a message (default 1024)
   --depth N            messages in flight per connection (default 1)
@@ -34,7 +36,7 @@ echo
   --warmup TIME        not measured, before the window (default 1s)
   --text | --binary | --utf8
                        ASCII text (default), binary, text of 1- to 4-byte characters
-  --verify             compare every byte of each echo, not only length and ends
+  --verify             compare every byte that comes back, not only length and ends
   --syscalls           one more second with perf or strace: system calls per message
   --strace             the same, with strace even if perf works
 connect
@@ -104,9 +106,32 @@ pub(crate) enum CountSyscalls {
     WithStrace,
 }
 
-/// Mode `echo`.
+/// Which messages come back to whom.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Traffic {
+    /// Each connection's to itself.
+    Echo,
+    /// Those of one connection to all.
+    Broadcast,
+    /// Those of one connection to all others.
+    Relay,
+}
+
+impl Traffic {
+    /// The name of the mode.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Echo => "echo",
+            Self::Broadcast => "broadcast",
+            Self::Relay => "relay",
+        }
+    }
+}
+
+/// Modes `echo`, `broadcast` and `relay`.
 #[derive(Debug)]
 pub(crate) struct Echo {
+    pub(crate) traffic: Traffic,
     pub(crate) subject: Subject,
     pub(crate) output: Output,
     pub(crate) connections: usize,
@@ -208,7 +233,9 @@ pub(crate) fn parse(
         given.take(&name, &mut parser)?;
     }
     match mode.as_str() {
-        "echo" => given.into_echo().map(Command::Echo),
+        "echo" => given.into_echo(Traffic::Echo).map(Command::Echo),
+        "broadcast" => given.into_echo(Traffic::Broadcast).map(Command::Echo),
+        "relay" => given.into_echo(Traffic::Relay).map(Command::Echo),
         "connect" => given.into_connect().map(Command::Connect),
         "idle" => given.into_idle().map(Command::Idle),
         _ => given.into_matrix().map(Command::Matrix),
@@ -271,7 +298,7 @@ const ALL_OPTIONS: [&[&str]; 4] = [ECHO_OPTIONS, CONNECT_OPTIONS, IDLE_OPTIONS, 
 
 fn options_of(mode: &str) -> Option<&'static [&'static str]> {
     match mode {
-        "echo" => Some(ECHO_OPTIONS),
+        "echo" | "broadcast" | "relay" => Some(ECHO_OPTIONS),
         "connect" => Some(CONNECT_OPTIONS),
         "idle" => Some(IDLE_OPTIONS),
         "matrix" => Some(MATRIX_OPTIONS),
@@ -362,7 +389,7 @@ impl Given {
         }
     }
 
-    fn into_echo(mut self) -> Result<Echo, UsageError> {
+    fn into_echo(mut self, traffic: Traffic) -> Result<Echo, UsageError> {
         let syscalls = match (self.syscalls, self.strace) {
             (_, true) => CountSyscalls::WithStrace,
             (true, false) => CountSyscalls::WithBestTool,
@@ -376,7 +403,11 @@ impl Given {
         let size = single("size", self.sizes.take(), 1024)?;
         let depth = single("depth", self.depths.take(), 1)?;
         check_cell(connections, size, depth)?;
+        if traffic == Traffic::Relay {
+            check_range("connections", connections, 2, MAX_CONNECTIONS)?;
+        }
         Ok(Echo {
+            traffic,
             output: self.output(),
             connections,
             size,
@@ -541,6 +572,17 @@ mod tests {
         assert_eq!((echo.connections, echo.size, echo.depth), (32, 1024, 1));
         assert_eq!((echo.duration, echo.warmup), (Duration::from_secs(5), Duration::from_secs(1)));
         assert_eq!(echo.syscalls, CountSyscalls::No);
+    }
+
+    #[test]
+    fn messages_to_others_take_the_options_of_echo() {
+        for (mode, traffic) in [("broadcast", Traffic::Broadcast), ("relay", Traffic::Relay)] {
+            let line = format!("{mode} --url ws://h:1/ --connections 201 --depth 16");
+            let Ok(Command::Echo(echo)) = parse_line(&line) else { panic!("refused") };
+            assert_eq!((echo.traffic, echo.connections, echo.depth), (traffic, 201, 16));
+            assert_eq!(echo.traffic.name(), mode);
+        }
+        assert!(complaint("relay --url ws://h/ --connections 1").contains("between 2"));
     }
 
     #[test]

@@ -93,11 +93,42 @@ pub(crate) fn run(options: &args::Echo, progress: &mut Progress) -> Result<Figur
     Ok(Figures { observed, counters, latency, syscalls })
 }
 
+/// A load that goes on until it is told to stop.
+pub(crate) trait Load {
+    /// What was done so far.
+    fn counters(&self) -> Counters;
+
+    /// Goes on until `deadline`, and calls `tick` now and then.
+    ///
+    /// # Errors
+    ///
+    /// The load could not go on.
+    fn run_until(
+        &mut self,
+        deadline: Instant,
+        tick: &mut dyn FnMut(&Counters),
+    ) -> Result<(), Failure>;
+}
+
+impl Load for Engine<'_> {
+    fn counters(&self) -> Counters {
+        Engine::counters(self)
+    }
+
+    fn run_until(
+        &mut self,
+        deadline: Instant,
+        tick: &mut dyn FnMut(&Counters),
+    ) -> Result<(), Failure> {
+        Engine::run_until(self, deadline, tick)
+    }
+}
+
 /// Keeps the load going while a tool counts.
-fn count_syscalls(
+pub(crate) fn count_syscalls(
     tool: Tool,
     server_pid: u32,
-    engine: &mut Engine<'_>,
+    engine: &mut impl Load,
     progress: &mut Progress,
 ) -> Result<Syscalls, Failure> {
     const STEP: Duration = Duration::from_millis(20);
@@ -127,7 +158,7 @@ fn count_syscalls(
     let messages = engine.counters().since(&before).messages;
     let calls = counting.finish()?;
     if messages == 0 {
-        return Err(Failure::new(format!("no echo came back while {} counted", tool.name())));
+        return Err(Failure::new(format!("no message came while {} counted", tool.name())));
     }
     // perf takes a moment to start and to end, in which messages pass that it did not see: its
     // count belongs to its own window of one second.

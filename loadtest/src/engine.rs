@@ -17,7 +17,7 @@ use crate::failure::{Context, Failure};
 use crate::link::Link;
 
 /// Large reads are what keeps the load generator cheaper than the server.
-const READ_LEN: usize = 256 * 1024;
+pub(crate) const READ_LEN: usize = 256 * 1024;
 
 /// The longest sleep in epoll_wait(2), so that the progress line moves.
 const LONGEST_WAIT: Duration = Duration::from_millis(200);

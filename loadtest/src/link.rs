@@ -70,7 +70,17 @@ impl Link {
     /// [`Batch::depth`] may be in flight.
     pub(crate) fn queue(&mut self, count: usize, batch: &Batch) {
         debug_assert!(self.in_flight + count <= batch.depth());
+        self.expect(count);
+        self.send(count, batch);
+    }
+
+    /// Awaits the next `count` messages of the batch, whoever sends them.
+    pub(crate) fn expect(&mut self, count: usize) {
         self.in_flight += count;
+    }
+
+    /// Adds the next `count` messages of the batch to what is to be sent, whoever receives them.
+    pub(crate) fn send(&mut self, count: usize, batch: &Batch) {
         self.unsent += count * batch.frame_len();
     }
 

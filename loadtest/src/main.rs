@@ -4,6 +4,7 @@
 //!  args ──> echo ─────> dial ──> engine ──> link ──> replies      figures ──> report
 //!           connect                 │         └────> batch                    (table, JSON)
 //!           idle                    └── epoll(7)
+//!           fanout ───> dial ──> link
 //!           matrix ──> echo, once per driver, cell and round
 //! ```
 //!
@@ -17,6 +18,7 @@ mod dial;
 mod echo;
 mod engine;
 mod failure;
+mod fanout;
 mod idle;
 mod link;
 mod matrix;
@@ -35,7 +37,7 @@ use std::process::ExitCode;
 
 use serde_json::Value;
 
-use crate::args::{Command, Output};
+use crate::args::{Command, Output, Traffic};
 use crate::failure::{Context, Failure};
 use crate::progress::Progress;
 use crate::report::JsonFile;
@@ -62,7 +64,10 @@ fn run(command: &Command) -> Result<(), Failure> {
     match command {
         Command::Help => print(args::USAGE),
         Command::Echo(options) => with_output(&options.output, |progress| {
-            let figures = echo::run(options, progress)?;
+            let figures = match options.traffic {
+                Traffic::Echo => echo::run(options, progress)?,
+                Traffic::Broadcast | Traffic::Relay => fanout::run(options, progress)?,
+            };
             progress.clear();
             warn(&figures.observed);
             Ok((report::echo_table(options, &figures), report::echo_json(options, &figures)))

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use crate::args::{self, CountSyscalls, Output, Subject};
+use crate::args::{self, CountSyscalls, Output, Subject, Traffic};
 use crate::echo;
 use crate::failure::{Context, Failure};
 use crate::process;
@@ -117,6 +117,7 @@ fn one_run(
     let server = Server::start(server, driver, options.server_cpu)?;
     let syscalls = if count_syscalls { CountSyscalls::WithBestTool } else { CountSyscalls::No };
     let echo = args::Echo {
+        traffic: Traffic::Echo,
         subject: Subject {
             target: Target::parse(&server.url).map_err(Failure::new)?,
             pin: Some(options.load_cpu),

@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use hdrhistogram::Histogram;
 use serde_json::{Map, Value, json};
 
-use crate::args;
+use crate::args::{self, Traffic};
 use crate::connect;
 use crate::echo;
 use crate::failure::{Context, Failure};
@@ -78,7 +78,7 @@ pub(crate) fn environment() -> Value {
     })
 }
 
-/// The JSON of mode `echo`.
+/// The JSON of modes `echo`, `broadcast` and `relay`.
 pub(crate) fn echo_json(options: &args::Echo, figures: &echo::Figures) -> Value {
     let seconds = figures.observed.elapsed.as_secs_f64();
     let counters = &figures.counters;
@@ -89,7 +89,7 @@ pub(crate) fn echo_json(options: &args::Echo, figures: &echo::Figures) -> Value 
     load.insert("writes".to_owned(), json!(counters.writes));
     load.insert("waits".to_owned(), json!(counters.waits));
     json!({
-        "mode": "echo",
+        "mode": options.traffic.name(),
         "environment": environment(),
         "connections": options.connections,
         "size_bytes": options.size,
@@ -171,30 +171,37 @@ pub(crate) fn idle_json(options: &args::Idle, figures: &idle::Figures) -> Value 
     })
 }
 
-/// The table of mode `echo`.
+/// The table of modes `echo`, `broadcast` and `relay`.
 pub(crate) fn echo_table(options: &args::Echo, figures: &echo::Figures) -> String {
     let seconds = figures.observed.elapsed.as_secs_f64();
     let counters = &figures.counters;
     let messages = counters.messages as f64;
     let observed = &figures.observed;
+    // What comes back is counted: an echo, or one delivery of a message to one connection.
+    let (noun, at_once, time) = match options.traffic {
+        Traffic::Echo => ("message", "in flight each", "round trip"),
+        Traffic::Broadcast | Traffic::Relay => ("delivery", "sent at a time", "window"),
+    };
+    let nouns = if noun == "message" { "messages" } else { "deliveries" };
     let mut table = Table::titled(format!(
-        "echo: {} connections, {} bytes of {}, {} in flight each, {seconds:.2} s",
+        "{}: {} connections, {} bytes of {}, {} {at_once}, {seconds:.2} s",
+        options.traffic.name(),
         options.connections,
         options.size,
         options.content.name(),
         options.depth
     ));
-    table.row("messages", grouped(counters.messages as f64, 0), "");
-    table.row("throughput", grouped(messages / seconds, 0), "messages/s");
+    table.row(nouns, grouped(counters.messages as f64, 0), "");
+    table.row("throughput", grouped(messages / seconds, 0), format!("{nouns}/s"));
     table.row("sent", grouped(counters.bytes_sent as f64 / 1e6 / seconds, 2), "MB/s");
     table.row("received", grouped(counters.bytes_received as f64 / 1e6 / seconds, 2), "MB/s");
-    table.latency("round trip", &figures.latency);
+    table.latency(time, &figures.latency);
     if let Some(used) = &observed.server {
-        table.row("server CPU", grouped(per(used.cpu, messages), 0), "ns/message");
+        table.row("server CPU", grouped(per(used.cpu, messages), 0), format!("ns/{noun}"));
         table.server(observed, used, options.subject.server_pid);
     }
     if let Some(syscalls) = &figures.syscalls {
-        let unit = format!("per message ({})", syscalls.tool.name());
+        let unit = format!("per {noun} ({})", syscalls.tool.name());
         table.row("server system calls", format!("{:.3}", syscalls.per_message), unit);
     }
     table.load(observed);

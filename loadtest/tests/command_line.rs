@@ -209,6 +209,68 @@ fn echo_measures_every_kind_of_message() {
     assert_eq!(server.pongs.load(Ordering::SeqCst), connections);
 }
 
+/// Sends what it receives to all, or to all others.
+struct Fan {
+    to_all: bool,
+}
+
+impl wirelane::Handler for Fan {
+    type Session = ();
+
+    fn on_open(&mut self, ws: &mut wirelane::WebSocket<'_, ()>) {
+        ws.subscribe("fan").expect("no limit is that low");
+    }
+
+    fn on_message(&mut self, ws: &mut wirelane::WebSocket<'_, ()>, message: Message<'_>) {
+        let _ = match self.to_all {
+            true => ws.publish_to_all("fan", message),
+            false => ws.publish("fan", message),
+        };
+    }
+}
+
+#[test]
+fn broadcast_and_relay_count_deliveries() {
+    for (mode, to_all) in [("broadcast", true), ("relay", false)] {
+        let (ready, listening) = std::sync::mpsc::channel();
+        let server = wirelane::Server::builder()
+            .listen("127.0.0.1:0")
+            .websocket("/", move |_| Fan { to_all })
+            .on_listening(move |addrs| ready.send(addrs[0].to_string()).unwrap())
+            .build()
+            .unwrap();
+        let handle = server.handle();
+        let thread = thread::spawn(move || server.run());
+        let url = format!("ws://{}/", listening.recv().unwrap());
+        let pid = std::process::id();
+        for (number, options) in
+            ["--size 20 --depth 16", "--size 3000 --depth 3"].iter().enumerate()
+        {
+            let line = format!(
+                "{mode} --url {url} --connections 5 {options} --verify --warmup 20ms \
+                 --duration 200ms --server-pid {pid}"
+            );
+            let (json, output) = figures(&line, &format!("{mode}-{number}.json"));
+            assert_eq!((&json["mode"], &json["errors"]), (&mode.into(), &0.into()));
+            let windows = json["latency_ns"]["count"].as_u64().unwrap();
+            let receivers = if to_all { 5 } else { 4 };
+            let depth = json["depth"].as_u64().unwrap();
+            assert!(windows > 0, "{json}");
+            assert_eq!(json["messages"].as_u64(), Some(windows * depth * receivers), "{json}");
+            let table = String::from_utf8(output.stdout).unwrap();
+            assert!(table.contains("ns/delivery") && table.contains("window p99.9"), "{table}");
+        }
+        handle.shutdown(std::time::Duration::ZERO);
+        thread.join().unwrap().unwrap();
+        // A server that delivers to nobody else is noticed.
+        if !to_all {
+            let server = Server::start(Manner::Honest);
+            let line = format!("relay --url {} --connections 2 --duration 100ms", server.url());
+            assert!(failure(&line, 1).contains("more messages came back"));
+        }
+    }
+}
+
 #[test]
 fn connect_counts_handshakes() {
     let server = Server::start(Manner::Silent);
