@@ -351,7 +351,9 @@ impl Core {
     fn pause_if_backlogged(&mut self, id: ConnectionId) {
         let high_water = self.config.high_water();
         let Some(connection) = self.table.get_mut(id) else { return };
-        if connection.unsent_len() > high_water && !connection.reading_paused {
+        // Whoever drains is read until the end, and has no input that would cost memory.
+        let live = matches!(connection.phase, Phase::Live(_));
+        if live && connection.unsent_len() > high_water && !connection.reading_paused {
             connection.reading_paused = true;
             self.driver.pause_reading(id);
         }

@@ -21,7 +21,7 @@ use crate::upgrade::UpgradeRequest;
 use crate::upgrade::ticket::Pending;
 
 /// Received bytes behind an undecided request from which on the connection is not read.
-const MAX_HELD: usize = 64 * 1024;
+pub(super) const MAX_HELD: usize = 64 * 1024;
 
 /// What a complete request head comes to.
 enum Answer {
