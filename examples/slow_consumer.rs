@@ -52,7 +52,7 @@ impl Prices {
             && ws.buffered_amount() == 0
             && ws.send(&format!("missed {missed}")) != SendStatus::Dropped
         {
-            ws.session().missed = 0;
+            ws.session_mut().missed = 0;
         }
     }
 }
@@ -79,7 +79,7 @@ impl Handler for Prices {
     }
 
     fn on_dropped(&mut self, ws: &mut WebSocket<'_, Session>, dropped: Dropped<'_>) {
-        ws.session().missed += dropped.count;
+        ws.session_mut().missed += dropped.count;
         self.confess(ws);
     }
 

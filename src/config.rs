@@ -9,6 +9,7 @@ use crate::driver::DriverChoice;
 use crate::error::Error;
 use crate::origins::Origins;
 use crate::protocol::Limits;
+use crate::trust::Trust;
 use crate::worker::topics::TopicConfig;
 
 /// Settings shared by all workers. Durations are kept in milliseconds; zero means off.
@@ -39,6 +40,8 @@ pub(crate) struct Config {
     pub(crate) topics: TopicConfig,
     /// Which sites' pages may open connections, on routes that do not say otherwise.
     pub(crate) origins: Origins,
+    /// Proxies to believe, names to answer to.
+    pub(crate) trust: Trust,
     /// The subprotocols of all routes.
     pub(crate) subprotocols: Vec<String>,
 }
@@ -64,6 +67,7 @@ impl Default for Config {
             receive_buffer: 256 * 1024,
             topics: TopicConfig::default(),
             origins: Origins::same_host(),
+            trust: Trust::default(),
             subprotocols: Vec::new(),
         }
     }
@@ -109,6 +113,9 @@ impl Config {
         }
         if let Some(problem) = self.origins.problem() {
             return Err(Error::config("origins", problem));
+        }
+        if let Some(problem) = self.trust.problem_of_hosts() {
+            return Err(Error::config("hosts", problem));
         }
         self.topics.check()
     }

@@ -105,6 +105,7 @@ mod outgoing;
 mod publish;
 mod route_options;
 mod server;
+mod trust;
 mod upgrade;
 mod websocket;
 mod worker;
@@ -126,6 +127,7 @@ pub use publish::{
 };
 pub use route_options::RouteOptions;
 pub use server::{Server, ServerBuilder};
+pub use trust::ForwardedHeader;
 pub use upgrade::{Gone, Session, Upgrade, UpgradeRequest, UpgradeTicket};
 pub use websocket::{SendStatus, WebSocket};
 pub use worker::mailbox::Stats;

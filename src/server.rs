@@ -19,6 +19,8 @@ use crate::origins::Origins;
 use crate::protocol::Limits;
 use crate::publish::SlowSubscriber;
 use crate::route_options::RouteOptions;
+use crate::trust::ForwardedHeader;
+use crate::trust::network::Peers;
 use crate::worker::Worker;
 use crate::worker::mailbox::Shared;
 use crate::worker::paths::Paths;
@@ -137,6 +139,47 @@ impl ServerBuilder {
     /// [`RouteOptions`] do not say otherwise; others get 403. Default [`Origins::same_host`].
     pub fn origins(mut self, origins: Origins) -> Self {
         self.config.origins = origins;
+        self
+    }
+
+    /// Takes the client's address from this header of requests that come from these proxies: the
+    /// last address in it that is not one of theirs is [`Request::client_ip`] then. From anybody
+    /// else the header is not looked at. Default: nobody is believed.
+    ///
+    /// Proxies are networks or single addresses, `10.0.0.0/8`, `fd00::/8`, `127.0.0.1`; `unix` is
+    /// every peer of a Unix socket, on a server that listens on no other sockets. List proxies
+    /// that *set* the header, not ones that pass it on as the client sent it.
+    pub fn trust_forwarded(
+        mut self,
+        header: ForwardedHeader,
+        proxies: impl IntoIterator<Item = impl Into<String>>,
+    ) -> Self {
+        match Peers::parse(proxies) {
+            Ok(proxies) => self.config.trust.forwarded = Some((header, proxies)),
+            Err(problem) => self.blame(Error::config("trust_forwarded", problem)),
+        }
+        self
+    }
+
+    /// Demands that these proxies, written as for [`trust_forwarded`](Self::trust_forwarded),
+    /// begin every connection with a PROXY header, version 1 or 2, of at most 536 bytes: the
+    /// address in it is [`Request::client_ip`] then. A connection of theirs without it gets 400,
+    /// and so does a PROXY header of anybody else. Default: none.
+    pub fn proxy_protocol(mut self, proxies: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        match Peers::parse(proxies) {
+            Ok(proxies) => self.config.trust.proxy_protocol = proxies,
+            Err(problem) => self.blame(Error::config("proxy_protocol", problem)),
+        }
+        self
+    }
+
+    /// The names that the server answers to: every request whose Host is another one gets 421
+    /// (RFC 9110 7.4), pages and WebSockets alike. A name without a port stands for any port.
+    /// This is what stops pages that have their own name resolve to a server in the user's
+    /// network (DNS rebinding), which are of the same host as far as
+    /// [`origins`](Self::origins) can see. Default: any name.
+    pub fn hosts(mut self, names: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.config.trust.hosts = names.into_iter().map(Into::into).collect();
         self
     }
 
@@ -334,6 +377,20 @@ impl ServerBuilder {
             }
             listeners[0].push(first);
             local_addrs.push(bound);
+        }
+        // A TCP peer that has gone has no address either, and must not pass for a local one.
+        if local_addrs.iter().any(|address| address.unix_path().is_none()) {
+            let trust = &self.config.trust;
+            let forwarded = trust.forwarded.as_ref().is_some_and(|(_, peers)| peers.mean_unix());
+            for (field, unix) in [
+                ("trust_forwarded", forwarded),
+                ("proxy_protocol", trust.proxy_protocol.mean_unix()),
+            ] {
+                if unix {
+                    let reason = "\"unix\" needs a server that listens on Unix sockets only";
+                    return Err(Error::config(field, reason));
+                }
+            }
         }
         let shared = Arc::new(Shared::new(workers));
         Ok(Server {

@@ -20,6 +20,7 @@ pub(crate) mod table;
 pub(crate) use table::Table;
 
 use std::any::Any;
+use std::net::SocketAddr;
 
 use crate::outgoing::Outgoing;
 use crate::protocol::Endpoint;
@@ -88,6 +89,10 @@ pub(crate) enum Phase {
 pub(crate) struct Upgrading {
     pub(crate) head: Vec<u8>,
     pub(crate) scanner: HeadScanner,
+    /// Its peer is a proxy that has to begin with a PROXY header, and that is not complete.
+    pub(crate) awaits_proxy_header: bool,
+    /// The client as the PROXY header named it.
+    pub(crate) proxied: Option<SocketAddr>,
     /// The head is complete, and the application has put the decision off.
     pub(crate) deciding: Option<Deciding>,
 }

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::percent::{QueryPairs, decode};
 use super::router::Parameters;
@@ -36,6 +36,9 @@ pub struct Request<'r> {
 pub(crate) trait PeerAddr {
     /// As the kernel knows it.
     fn peer_addr(&self) -> Option<SocketAddr>;
+
+    /// As the proxies in front say it.
+    fn client_ip(&self, head: &upgrade::Request<'_>) -> Option<IpAddr>;
 }
 
 impl<'r> Request<'r> {
@@ -126,9 +129,20 @@ impl<'r> Request<'r> {
     }
 
     /// The address of the socket's other end, asked of the kernel (one system call): a proxy's,
-    /// if there is one. `None` on Unix sockets and when the peer has gone.
+    /// if there is one; see [`client_ip`](Self::client_ip). `None` on Unix sockets and when the peer has gone.
     pub fn peer_addr(&self) -> Option<SocketAddr> {
         self.peer.peer_addr()
+    }
+
+    /// The client's address, as far as it is known for sure: what a PROXY header said
+    /// ([`ServerBuilder::proxy_protocol`](crate::ServerBuilder::proxy_protocol)) or else the
+    /// socket's other end; and if that is a trusted proxy
+    /// ([`ServerBuilder::trust_forwarded`](crate::ServerBuilder::trust_forwarded)), the last
+    /// address in its header that is not one of a trusted proxy itself. IPv4 addresses are given
+    /// as such. It costs the system call of [`peer_addr`](Self::peer_addr); whoever needs it later
+    /// keeps it in the session.
+    pub fn client_ip(&self) -> Option<IpAddr> {
+        self.peer.client_ip(self.head)
     }
 }
 

@@ -5,23 +5,24 @@
 //! `Connection: close`.
 
 use std::any::Any;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::paths::Responsible;
 use super::route::{Call, Outcome, Verdict, guard};
 use super::{Core, Crank};
-use crate::connection::{Deciding, Live, NEVER, Phase, Upgrading, subprotocol};
+use crate::connection::{Connection, Deciding, Live, NEVER, Phase, Upgrading, subprotocol};
 use crate::driver::ConnectionId;
 use crate::error::CloseCause;
 use crate::http::request::PeerAddr;
 use crate::http::{Request, Response};
 use crate::protocol::Endpoint;
 use crate::protocol::upgrade::{self, HeadScanner, Refusal, ServerHandshake, write_http_response};
+use crate::trust::proxy_protocol;
 use crate::upgrade::UpgradeRequest;
 use crate::upgrade::ticket::Pending;
 
 /// Received bytes behind an undecided request from which on the connection is not read.
-const MAX_HELD: usize = 64 * 1024;
+pub(super) const MAX_HELD: usize = 64 * 1024;
 
 /// What a complete request head comes to.
 enum Answer {
@@ -54,14 +55,41 @@ impl PeerAddr for Peer<'_> {
     fn peer_addr(&self) -> Option<SocketAddr> {
         self.core.peer_addr(self.id)
     }
+
+    fn client_ip(&self, head: &upgrade::Request<'_>) -> Option<IpAddr> {
+        let proxied = match self.core.table.get(self.id).map(|connection| &connection.phase) {
+            Some(Phase::Upgrade(Some(upgrading))) => upgrading.proxied,
+            _ => None,
+        };
+        let source = proxied.or_else(|| self.peer_addr());
+        self.core.config.trust.client_ip(source.map(|addr| addr.ip()), head)
+    }
+}
+
+impl Core {
+    /// Whether this peer, of which nothing was read, is a proxy that begins with a PROXY header.
+    fn begins_with_proxy_header(&self, id: ConnectionId) -> bool {
+        let proxies = &self.config.trust.proxy_protocol;
+        if proxies.is_empty() {
+            return false;
+        }
+        let nothing_read =
+            |connection: &Connection| matches!(connection.phase, Phase::Upgrade(None));
+        self.table.get(id).is_some_and(nothing_read)
+            && proxies.contain(self.peer_addr(id).map(|addr| addr.ip()))
+    }
 }
 
 impl Crank {
     /// Bytes of a connection whose request head is not complete.
     pub(super) fn upgrade(&mut self, id: ConnectionId, bytes: &mut [u8]) {
         let core = &mut self.core;
+        let awaits_proxy_header = core.begins_with_proxy_header(id);
         let Some(connection) = core.table.get_mut(id) else { return };
         let Phase::Upgrade(upgrading) = &mut connection.phase else { return };
+        if awaits_proxy_header {
+            *upgrading = Some(Box::new(Upgrading { awaits_proxy_header, ..Upgrading::default() }));
+        }
         let limits = &core.config.limits;
         match upgrading {
             None => {
@@ -73,12 +101,14 @@ impl Crank {
                     }
                     Ok(None) => {
                         let head = bytes.to_vec();
-                        *upgrading = Some(Box::new(Upgrading { head, scanner, deciding: None }));
+                        let incomplete = Upgrading { head, scanner, ..Upgrading::default() };
+                        *upgrading = Some(Box::new(incomplete));
                     }
                     Err(refusal) => self.refuse(id, refusal),
                 }
             }
             Some(upgrading) if upgrading.deciding.is_some() => self.keep(id, bytes),
+            Some(upgrading) if upgrading.awaits_proxy_header => self.read_proxy_header(id, bytes),
             Some(upgrading) => {
                 upgrading.head.extend_from_slice(bytes);
                 match upgrading.scanner.scan(&upgrading.head, limits) {
@@ -91,6 +121,26 @@ impl Crank {
                     Err(refusal) => self.refuse(id, refusal),
                 }
             }
+        }
+    }
+
+    /// Bytes of a proxy that has to begin with a PROXY header.
+    fn read_proxy_header(&mut self, id: ConnectionId, bytes: &[u8]) {
+        let Some(connection) = self.core.table.get_mut(id) else { return };
+        let Phase::Upgrade(Some(upgrading)) = &mut connection.phase else { return };
+        upgrading.head.extend_from_slice(bytes);
+        match proxy_protocol::parse(&upgrading.head) {
+            Ok(None) => {}
+            Ok(Some(header)) => {
+                upgrading.awaits_proxy_header = false;
+                upgrading.proxied = header.source;
+                let mut rest = upgrading.head.split_off(header.len);
+                upgrading.head.clear();
+                if !rest.is_empty() {
+                    self.upgrade(id, &mut rest);
+                }
+            }
+            Err(proxy_protocol::Malformed) => self.refuse(id, Refusal::InvalidProxyHeader),
         }
     }
 
@@ -195,6 +245,9 @@ impl Crank {
     /// The same for a head that is well-formed.
     fn serve(&mut self, id: ConnectionId, head: &upgrade::Request<'_>) -> Result<Answer, Refusal> {
         let Self { core, routes, paths, .. } = self;
+        if !core.config.trust.knows_host(head.host()) {
+            return Err(Refusal::Misdirected);
+        }
         let peer = Peer { core, id };
         match paths.responsible(head.method(), head.path(), head.asks_for_websocket()) {
             Responsible::WebSocket(route, parameters) => {

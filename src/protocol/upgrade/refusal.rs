@@ -71,6 +71,8 @@ pub enum Refusal {
     InvalidExtensions,
     /// Sec-WebSocket-Protocol is not a list of tokens (RFC 6455 4.3). 400.
     InvalidSubprotocols,
+    /// A proxy that has to begin with a PROXY header did not, or sent a malformed one. 400.
+    InvalidProxyHeader,
     /// The server does not accept this origin (RFC 6455 10.2). 403.
     Forbidden,
     /// Nothing is served under this path. 404.
@@ -83,6 +85,8 @@ pub enum Refusal {
     BodyNotAccepted,
     /// The target is longer than the limit. 414.
     TargetTooLong,
+    /// Host is not one of this server's names (RFC 9110 7.4). 421.
+    Misdirected,
     /// A plain request for something that is served over WebSocket only. 426.
     UpgradeRequired,
     /// No Sec-WebSocket-Version (RFC 6455 4.2.1). 426.
@@ -107,7 +111,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// Every refusal, for tables of counters.
-    pub const ALL: [Refusal; 38] = [
+    pub const ALL: [Refusal; 40] = [
         Refusal::MalformedRequestLine,
         Refusal::LeadingEmptyLine,
         Refusal::InvalidTarget,
@@ -130,12 +134,14 @@ impl Refusal {
         Refusal::InvalidKey,
         Refusal::InvalidExtensions,
         Refusal::InvalidSubprotocols,
+        Refusal::InvalidProxyHeader,
         Refusal::Forbidden,
         Refusal::NotFound,
         Refusal::MethodNotAllowed,
         Refusal::Timeout,
         Refusal::BodyNotAccepted,
         Refusal::TargetTooLong,
+        Refusal::Misdirected,
         Refusal::UpgradeRequired,
         Refusal::MissingVersion,
         Refusal::RepeatedVersion,
@@ -248,6 +254,9 @@ impl Refusal {
             Refusal::InvalidSubprotocols => {
                 (400, "invalid_subprotocols", "Sec-WebSocket-Protocol is malformed.")
             }
+            Refusal::InvalidProxyHeader => {
+                (400, "invalid_proxy_header", "The PROXY header is missing or malformed.")
+            }
             Refusal::Forbidden => (403, "forbidden", "This is not allowed."),
             Refusal::NotFound => (404, "not_found", "There is nothing here."),
             Refusal::MethodNotAllowed => (405, "method_not_allowed", "Only GET is allowed here."),
@@ -256,6 +265,9 @@ impl Refusal {
                 (413, "body_not_accepted", "A request body is not accepted here.")
             }
             Refusal::TargetTooLong => (414, "target_too_long", "The request target is too long."),
+            Refusal::Misdirected => {
+                (421, "misdirected", "This server does not answer to that name.")
+            }
             Refusal::UpgradeRequired => {
                 (426, "upgrade_required", "This is served over WebSocket only.")
             }

@@ -5,6 +5,7 @@ use crate::connection::{Connection, NEVER, Phase};
 use crate::driver::ConnectionId;
 use crate::worker::core::SPARE_BYTES;
 use crate::worker::schedule::Owner;
+use crate::worker::upgrade::MAX_HELD;
 
 /// Frames that are queued whatever the limit says: the 101, one pong, keep-alive pings, a Close.
 const CONTROL_FRAMES: usize = 1024;
@@ -78,6 +79,18 @@ fn check(world: &World, id: ConnectionId, connection: &Connection) -> Result<(),
     let waits = connection.blocked || connection.paused_by_handler;
     rule(!holds_input || waits, "holds input, and nobody will look at it")?;
     rule(!holds_input || connection.reading_paused, "holds input and reads more")?;
+    let upgrading = match &connection.phase {
+        Phase::Upgrade(upgrading) => upgrading.as_ref(),
+        _ => None,
+    };
+    if let Some(deciding) = upgrading.and_then(|upgrading| upgrading.deciding.as_ref()) {
+        // The decision will resume it, or its deadline.
+        rule(armed_ms != NEVER, "waits for a decision for ever")?;
+        return rule(
+            deciding.held.len() <= MAX_HELD + 2 * config.receive_buffer,
+            "holds too much before it is open",
+        );
+    }
     rule(!connection.reading_paused || waits, "is paused, and nobody will resume it")?;
     let paused = connection.reading_paused || !connection.paused_by_handler;
     rule(paused, "is read although the handler does not want that")?;

@@ -12,6 +12,7 @@ use crate::driver::ConnectionId;
 use crate::error::{Close, CloseCause, SendError};
 use crate::handler::Handler;
 use crate::protocol::Message;
+use crate::upgrade::{Upgrade, UpgradeRequest, UpgradeTicket};
 use crate::websocket::WebSocket;
 
 /// A call of the handler.
@@ -75,6 +76,10 @@ pub(super) struct Log {
     pub(super) panics: u64,
     /// Promises of `Handler` that were broken.
     pub(super) violations: Vec<String>,
+    /// Upgrades are put off.
+    pub(super) defers: bool,
+    /// Those that nobody has decided about.
+    pub(super) tickets: Vec<UpgradeTicket<Session>>,
 }
 
 impl Log {
@@ -147,6 +152,16 @@ impl Watched {
 
 impl Handler for Watched {
     type Session = Session;
+
+    fn on_upgrade(&mut self, _request: &UpgradeRequest<'_>) -> Upgrade<Session> {
+        let mut log = self.log.borrow_mut();
+        if !log.defers {
+            return Upgrade::accept(Session::default());
+        }
+        let (ticket, deferred) = Upgrade::defer();
+        log.tickets.push(ticket);
+        deferred
+    }
 
     fn on_open(&mut self, ws: &mut WebSocket<'_, Session>) {
         self.call(ws, Callback::Open);

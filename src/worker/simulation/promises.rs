@@ -2,14 +2,16 @@
 
 use super::assertions;
 use super::client::{Client, Farewell};
-use super::log::echo;
+use super::log::{Session, echo};
 use super::world::{Setup, World};
 use crate::config::Config;
 use crate::driver::simulated::{Faults, Random, Seen, for_each_seed};
 use crate::error::CloseCause;
+use crate::upgrade::Gone;
 
-/// Clients that do anything to a server that sends everything back.
-fn run(seed: u64, faults: Faults) {
+/// Clients that do anything to a server that sends everything back, and that perhaps puts off
+/// whether they may come in.
+fn run(seed: u64, faults: Faults, defers: bool) {
     let mut random = Random::new(seed ^ 0xC11E47);
     let setup = Setup::new(seed);
     let max_backpressure = 1024 << random.up_to(8);
@@ -25,6 +27,7 @@ fn run(seed: u64, faults: Faults) {
     };
     let longest = 1 + random.length(100_000);
     let mut world = Setup { faults, config, longest, ..setup }.serve(echo());
+    world.log.borrow_mut().defers = defers;
     let mut clients: Vec<Client> = Vec::new();
     for _ in 0..random.length(200) {
         if clients.len() < 12 && random.chance(200) {
@@ -34,6 +37,7 @@ fn run(seed: u64, faults: Faults) {
             client.listen();
             client.act(&mut random, longest);
         }
+        decide(&world, &mut random);
         world.step(&mut random);
     }
     for client in &mut clients {
@@ -43,7 +47,29 @@ fn run(seed: u64, faults: Faults) {
     }
     world.settle(&mut clients);
     assertions::at_rest(&world);
+    // Whoever still decides decides for nobody.
+    let tickets = std::mem::take(&mut world.log.borrow_mut().tickets);
+    for ticket in tickets {
+        assert_eq!(ticket.accept(Session::default()), Err(Gone), "seed {seed}");
+    }
     clients.iter().for_each(|client| assert_end(&world, client));
+}
+
+/// Decides about an upgrade that was put off, perhaps.
+fn decide(world: &World, random: &mut Random) {
+    let mut log = world.log.borrow_mut();
+    if log.tickets.is_empty() || !random.chance(300) {
+        return;
+    }
+    let index = random.index(log.tickets.len());
+    let ticket = log.tickets.swap_remove(index);
+    let gone = ticket.is_gone();
+    let told = match random.up_to(9) {
+        0 => return drop(ticket),
+        1 => ticket.reject(403, "no"),
+        _ => ticket.accept(Session::default()),
+    };
+    assert_eq!(told.is_err(), gone, "seed {}", world.seed);
 }
 
 /// Asserts that a client that closed politely, on a connection that did not break, was treated
@@ -75,13 +101,20 @@ fn assert_end(world: &World, client: &Client) {
 #[test]
 fn the_server_keeps_its_promises_on_a_rough_network() {
     for_each_seed("the_server_keeps_its_promises_on_a_rough_network", 300, |seed| {
-        run(seed, Faults::rough());
+        run(seed, Faults::rough(), false);
     });
 }
 
 #[test]
 fn the_server_keeps_its_promises_on_any_network() {
     for_each_seed("the_server_keeps_its_promises_on_any_network", 300, |seed| {
-        run(seed, Faults::drawn(&mut Random::new(seed)));
+        run(seed, Faults::drawn(&mut Random::new(seed)), false);
+    });
+}
+
+#[test]
+fn decisions_that_are_put_off_keep_the_promises() {
+    for_each_seed("decisions_that_are_put_off_keep_the_promises", 300, |seed| {
+        run(seed, Faults::drawn(&mut Random::new(seed)), true);
     });
 }
