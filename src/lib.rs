@@ -85,10 +85,12 @@
 //! # The protocol alone
 //!
 //! [`protocol`] is RFC 6455 without I/O, both roles, for use under any runtime.
+//! [`client::blocking`] puts the client's role on a blocking socket, for tests and tools.
 
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod client;
 pub mod protocol;
 pub mod simd;
 

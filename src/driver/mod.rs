@@ -70,6 +70,7 @@ pub(crate) mod listener;
 pub(crate) mod memory;
 #[cfg(test)]
 pub(crate) mod simulated;
+pub(crate) mod socket;
 pub(crate) mod token;
 pub(crate) mod uring;
 pub(crate) mod waker;

@@ -1,0 +1,542 @@
+//! A blocking client: one connection, used by one thread at a time.
+//!
+//! In: an address, then messages to send. Out: what the server sends, as owned values. Every
+//! rule of RFC 6455 is kept by [`protocol`](crate::protocol); here is only what it leaves to its
+//! user: a socket, random bytes and deadlines. It starts no thread, follows no redirect, offers
+//! no extension and speaks no TLS.
+//!
+//! ```text
+//!  socket --read--> buffer --> Endpoint::receive --> Received (owned)
+//!         <-write-- out    <-- send, ping, close, and the answers to pings and closes
+//! ```
+//!
+//! # Example
+//!
+//! ```
+//! use std::sync::mpsc;
+//! use std::time::Duration;
+//!
+//! use wirelane::client::blocking::{Client, Received};
+//! use wirelane::{CloseCode, Handler, Message, Server, WebSocket};
+//!
+//! struct Echo;
+//!
+//! impl Handler for Echo {
+//!     type Session = ();
+//!
+//!     fn on_message(&mut self, ws: &mut WebSocket<'_, ()>, message: Message<'_>) {
+//!         ws.send(message);
+//!     }
+//! }
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let (ready, listening) = mpsc::channel();
+//!     let server = Server::builder()
+//!         .listen("127.0.0.1:0")
+//!         .websocket("/", |_worker| Echo)
+//!         .on_listening(move |addrs| ready.send(addrs[0].to_string()).unwrap())
+//!         .build()?;
+//!     let handle = server.handle();
+//!     let thread = std::thread::spawn(move || server.run());
+//!
+//!     let mut client = Client::connect(&format!("ws://{}/", listening.recv()?))?;
+//!     client.send("Hello")?;
+//!     assert_eq!(client.receive()?, Received::Text("Hello".to_owned()));
+//!     let answer = client.close(CloseCode::NORMAL, "done")?;
+//!     assert_eq!(answer.code, 1000);
+//!
+//!     handle.shutdown(Duration::ZERO);
+//!     thread.join().unwrap()?;
+//!     Ok(())
+//! }
+//! ```
+
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+pub use super::error::ClientError;
+use super::stream::{Deadline, Stream};
+use super::url::Url;
+use crate::protocol::upgrade::ClientHandshake;
+use crate::protocol::{BufferPool, CloseCode, Endpoint, Event, Limits, Message, State};
+
+/// Bytes asked of the socket at a time.
+const READ_BYTES: usize = 64 * 1024;
+
+/// How long the two directions wait for each other while both have something to do.
+const TURN: Duration = Duration::from_millis(10);
+
+/// Spare buffers for messages that come in pieces, kept until the client is dropped.
+const SPARE_BYTES: usize = 1024 * 1024;
+
+/// Settings of a [`Client`], made by [`Client::builder`]. [`Duration::ZERO`] turns a timeout off.
+#[derive(Debug, Clone)]
+#[must_use = "a builder does nothing until `connect`"]
+pub struct ClientBuilder {
+    limits: Limits,
+    target: Option<String>,
+    subprotocols: Vec<String>,
+    headers: Vec<(String, String)>,
+    connect_timeout: Duration,
+    read_timeout: Duration,
+    write_timeout: Duration,
+    close_timeout: Duration,
+}
+
+impl ClientBuilder {
+    /// Limits of what the server may send. Default [`Limits::new`].
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Path and query to ask for, instead of those of the URL. The only way to name a path over
+    /// a Unix socket, whose default is `/`.
+    pub fn target(mut self, target: &str) -> Self {
+        self.target = Some(target.to_owned());
+        self
+    }
+
+    /// Offers one more subprotocol; the one that is preferred comes first (RFC 6455 1.9).
+    pub fn subprotocol(mut self, name: &str) -> Self {
+        self.subprotocols.push(name.to_owned());
+        self
+    }
+
+    /// Adds a header to the request, such as Origin, Authorization or Cookie.
+    pub fn header(mut self, name: &str, value: &str) -> Self {
+        self.headers.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// From connecting to the complete answer of the server, all addresses of the name together;
+    /// looking the name up is not included. Default 10 s.
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = timeout;
+        self
+    }
+
+    /// How long [`Client::receive`] waits. Default off: for ever.
+    pub fn read_timeout(mut self, timeout: Duration) -> Self {
+        self.read_timeout = timeout;
+        self
+    }
+
+    /// How long a call that sends may wait for the server to read. Default 30 s.
+    pub fn write_timeout(mut self, timeout: Duration) -> Self {
+        self.write_timeout = timeout;
+        self
+    }
+
+    /// How long [`Client::close`] waits for the server's Close, and after a Close for the end of
+    /// the TCP connection, which is the server's to make (RFC 6455 7.1.1). Default 5 s.
+    pub fn close_timeout(mut self, timeout: Duration) -> Self {
+        self.close_timeout = timeout;
+        self
+    }
+
+    /// Connects to `ws://HOST:PORT/PATH?QUERY` or `unix:PATH` and performs the opening handshake
+    /// (RFC 6455 4.1).
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Url`] and [`ClientError::Request`] before anything is sent;
+    /// [`ClientError::Io`] or [`ClientError::TimedOut`] if no server answers;
+    /// [`ClientError::Handshake`] if its answer is not that of a WebSocket server.
+    pub fn connect(&self, url: &str) -> Result<Client, ClientError> {
+        let parsed =
+            Url::parse(url).map_err(|reason| ClientError::Url { url: url.to_owned(), reason })?;
+        let deadline = Deadline::after(self.connect_timeout);
+        // RFC 6455 4.1: a nonce that is new and random for each connection.
+        let mut nonce = [0; 16];
+        getrandom::fill(&mut nonce).map_err(io::Error::from)?;
+        let mut handshake = ClientHandshake::new(nonce);
+        let target = self.target.as_ref().unwrap_or(&parsed.target);
+        let subprotocols: Vec<&str> = self.subprotocols.iter().map(String::as_str).collect();
+        let headers: Vec<(&str, &str)> =
+            self.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let mut out = Vec::new();
+        handshake
+            .write_request(&parsed.host, target, &subprotocols, &headers, &mut out)
+            .map_err(ClientError::Request)?;
+
+        let mut keys = MaskingKeys::new()?;
+        let mut client = Client {
+            stream: Some(Stream::connect(&parsed.endpoint, deadline)?),
+            endpoint: Endpoint::client(self.limits, Box::new(move || keys.next_key())),
+            pool: BufferPool::new(SPARE_BYTES),
+            buffer: vec![0; READ_BYTES],
+            start: 0,
+            end: 0,
+            out,
+            subprotocol: None,
+            read_timeout: self.read_timeout,
+            write_timeout: self.write_timeout,
+            close_timeout: self.close_timeout,
+        };
+        client.flush(deadline)?;
+        client.read_response(&mut handshake, &self.limits, deadline)?;
+        Ok(client)
+    }
+}
+
+/// A WebSocket connection of a client, blocking.
+///
+/// Pings are answered while [`receive`](Self::receive) or [`close`](Self::close) runs, so a
+/// program that neither sends nor receives for long is cut by servers that watch for that.
+/// Dropping the client ends the TCP connection without a close handshake.
+///
+/// Memory: 64 KiB for reading, and what an unfinished message needs.
+pub struct Client {
+    /// `None` once the connection is over.
+    stream: Option<Stream>,
+    endpoint: Endpoint,
+    pool: BufferPool,
+    /// What was read; `start..end` is still to be handed to the endpoint.
+    buffer: Vec<u8>,
+    start: usize,
+    end: usize,
+    /// What the socket has not taken.
+    out: Vec<u8>,
+    subprotocol: Option<String>,
+    read_timeout: Duration,
+    write_timeout: Duration,
+    close_timeout: Duration,
+}
+
+/// What a server sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Received {
+    /// A text message, valid UTF-8 (RFC 6455 8.1).
+    Text(String),
+    /// A binary message.
+    Binary(Vec<u8>),
+    /// A Pong, asked for or not (RFC 6455 5.5.3).
+    Pong(Vec<u8>),
+    /// The server's Close. It has been answered, and the connection is over.
+    Close(Closed),
+}
+
+/// A Close frame of the server (RFC 6455 5.5.1).
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Closed {
+    /// The close code; 1005 if the frame had none (RFC 6455 7.1.5).
+    pub code: u16,
+    /// The close reason, possibly empty.
+    pub reason: String,
+}
+
+impl Client {
+    /// Connects with the default settings; see [`ClientBuilder::connect`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`ClientBuilder::connect`].
+    pub fn connect(url: &str) -> Result<Client, ClientError> {
+        Client::builder().connect(url)
+    }
+
+    /// Settings with their defaults.
+    pub fn builder() -> ClientBuilder {
+        ClientBuilder {
+            limits: Limits::new(),
+            target: None,
+            subprotocols: Vec::new(),
+            headers: Vec::new(),
+            connect_timeout: Duration::from_secs(10),
+            read_timeout: Duration::ZERO,
+            write_timeout: Duration::from_secs(30),
+            close_timeout: Duration::from_secs(5),
+        }
+    }
+
+    /// Sends a message in one frame (RFC 6455 5.6). A server that does not read makes this wait,
+    /// at most for `write_timeout`.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Closed`] after the end. After [`ClientError::TimedOut`] the message counts
+    /// as sent: the rest of it goes out with the next call. A server may not read because nobody
+    /// reads what it sends: then [`receive`](Self::receive) is that call.
+    pub fn send<'m>(&mut self, message: impl Into<Message<'m>>) -> Result<(), ClientError> {
+        self.check_open()?;
+        self.endpoint.send(message.into(), &mut self.out).map_err(|_| ClientError::Closed)?;
+        self.flush(Deadline::after(self.write_timeout))
+    }
+
+    /// Sends a Ping (RFC 6455 5.5.2); the answer comes as [`Received::Pong`]. The payload is cut
+    /// at 125 bytes.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`send`](Self::send).
+    pub fn ping(&mut self, payload: &[u8]) -> Result<(), ClientError> {
+        self.check_open()?;
+        let payload = &payload[..payload.len().min(125)];
+        self.endpoint.ping(payload, &mut self.out).map_err(|_| ClientError::Closed)?;
+        self.flush(Deadline::after(self.write_timeout))
+    }
+
+    /// Waits for the next message, Pong or Close. Pings are answered on the way.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::TimedOut`] after `read_timeout`: nothing is lost, and the next call goes on
+    /// where this one stopped. Every other error is the end of the connection:
+    /// [`ClientError::Ended`] without a Close, [`ClientError::Protocol`] if the server broke a
+    /// rule (it has been told), [`ClientError::Io`] for a reset, [`ClientError::Closed`] for a
+    /// call after the end.
+    pub fn receive(&mut self) -> Result<Received, ClientError> {
+        self.receive_until(Deadline::after(self.read_timeout))
+    }
+
+    /// The next message, Pong or Close if it is there already, without waiting: for programs that
+    /// do something else meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`receive`](Self::receive), but `Ok(None)` instead of [`ClientError::TimedOut`].
+    pub fn try_receive(&mut self) -> Result<Option<Received>, ClientError> {
+        match self.receive_until(Deadline::Now) {
+            Ok(received) => Ok(Some(received)),
+            Err(ClientError::TimedOut) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Performs the close handshake (RFC 6455 7.1.2) and gives the server's Close. Messages that
+    /// the server sent before it are discarded. The reason is cut at a character boundary at 123
+    /// bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::TimedOut`] if no Close came for `close_timeout`, and those of
+    /// [`receive`](Self::receive). The connection is over in any case.
+    pub fn close(&mut self, code: CloseCode, reason: &str) -> Result<Closed, ClientError> {
+        let deadline = Deadline::after(self.close_timeout);
+        self.endpoint.close(Some(code), reason, &mut self.out);
+        loop {
+            match self.receive_until(deadline) {
+                Ok(Received::Close(closed)) => return Ok(closed),
+                // RFC 6455 5.5.1: what comes in front of the Close is of no use any more.
+                Ok(_) => {}
+                Err(error) => {
+                    self.end();
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    /// The subprotocol that the server chose, one of those offered (RFC 6455 1.9).
+    pub fn subprotocol(&self) -> Option<&str> {
+        self.subprotocol.as_deref()
+    }
+
+    /// Changes how long [`receive`](Self::receive) waits; [`Duration::ZERO`] is for ever.
+    pub fn set_read_timeout(&mut self, timeout: Duration) {
+        self.read_timeout = timeout;
+    }
+
+    /// True until the close handshake has begun or the connection has ended.
+    pub fn is_open(&self) -> bool {
+        self.stream.is_some() && self.endpoint.is_open()
+    }
+
+    fn check_open(&self) -> Result<(), ClientError> {
+        if self.is_open() { Ok(()) } else { Err(ClientError::Closed) }
+    }
+
+    fn read_response(
+        &mut self,
+        handshake: &mut ClientHandshake,
+        limits: &Limits,
+        deadline: Deadline,
+    ) -> Result<(), ClientError> {
+        loop {
+            let response = &self.buffer[..self.end];
+            if let Some(established) =
+                handshake.read_response(response, limits).map_err(ClientError::Handshake)?
+            {
+                // What follows the head are frames already.
+                self.start = established.head_len;
+                self.subprotocol = established.subprotocol;
+                return Ok(());
+            }
+            if self.end == self.buffer.len() {
+                // The handshake gives up at `Limits::max_head`.
+                self.buffer.resize(2 * self.end, 0);
+            }
+            self.end += match self.read(deadline)? {
+                0 => return Err(ClientError::Ended),
+                count => count,
+            };
+        }
+    }
+
+    fn receive_until(&mut self, deadline: Deadline) -> Result<Received, ClientError> {
+        loop {
+            while self.start < self.end {
+                if let Some(received) = self.next_event()? {
+                    return Ok(received);
+                }
+            }
+            (self.start, self.end) = (0, 0);
+            // Answers to pings, and what an earlier call could not send. A server that does not
+            // read may be waiting for us to read, so neither direction waits long for the other.
+            // A failed write is not what was asked about: the read tells how it ended.
+            let both = matches!(self.flush(Deadline::Now), Err(ClientError::TimedOut));
+            let limit = if both { deadline.at_most(TURN) } else { deadline };
+            match self.read(limit) {
+                Ok(0) => {
+                    self.end();
+                    return Err(ClientError::Ended);
+                }
+                Ok(count) => self.end = count,
+                Err(ClientError::TimedOut) if both && !deadline.is_over() => {}
+                Err(ClientError::TimedOut) => return Err(ClientError::TimedOut),
+                Err(error) => {
+                    self.end();
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    /// One step through what was read.
+    fn next_event(&mut self) -> Result<Option<Received>, ClientError> {
+        let Self { endpoint, pool, out, .. } = self;
+        let mut input = &mut self.buffer[self.start..self.end];
+        let event = endpoint.receive(&mut input, pool);
+        let left = input.len();
+        let received = match event {
+            Ok(None) => None,
+            Ok(Some(event)) => {
+                let received = match &event {
+                    Event::Text(text) => Some(Received::Text(text.as_str().to_owned())),
+                    Event::Binary(bytes) => Some(Received::Binary(bytes.as_slice().to_vec())),
+                    Event::Ping(payload) => {
+                        // RFC 6455 5.5.2: after our Close no Pong is due, and none is written.
+                        let _ = endpoint.pong(payload.as_slice(), out);
+                        None
+                    }
+                    Event::Pong(payload) => Some(Received::Pong(payload.as_slice().to_vec())),
+                    Event::Close(frame) => Some(Received::Close(match frame {
+                        Some((code, reason)) => {
+                            Closed { code: code.get(), reason: reason.as_str().to_owned() }
+                        }
+                        None => Closed { code: 1005, reason: String::new() },
+                    })),
+                };
+                event.recycle(pool);
+                received
+            }
+            Err(error) => {
+                endpoint.fail(error, out);
+                self.linger();
+                return Err(ClientError::Protocol(error));
+            }
+        };
+        self.start = self.end - left;
+        if let Some(Received::Close(_)) = received {
+            self.endpoint.reply_close(&mut self.out);
+            self.linger();
+        }
+        Ok(received)
+    }
+
+    /// Sends the last bytes and waits for the server to end TCP (RFC 6455 7.1.1), so that it
+    /// reads our Close and no reset destroys it.
+    fn linger(&mut self) {
+        let deadline = Deadline::after(self.close_timeout);
+        let _ = self.flush(deadline);
+        if let (State::Failed(_), Some(stream)) = (self.endpoint.state(), &self.stream) {
+            // This server may never end it, and has been told why it should.
+            stream.finish();
+        }
+        (self.start, self.end) = (0, 0);
+        while self.read(deadline).is_ok_and(|count| count > 0) {}
+        self.end();
+    }
+
+    /// The connection is over.
+    fn end(&mut self) {
+        self.stream = None;
+        (self.start, self.end) = (0, 0);
+        self.out.clear();
+        self.endpoint.release(&mut self.pool);
+    }
+
+    /// Reads behind what was read and not looked at.
+    fn read(&mut self, deadline: Deadline) -> Result<usize, ClientError> {
+        let Some(stream) = &mut self.stream else { return Err(ClientError::Closed) };
+        stream.read(&mut self.buffer[self.end..], deadline)
+    }
+
+    /// Writes what is queued. After an error the rest stays queued.
+    fn flush(&mut self, deadline: Deadline) -> Result<(), ClientError> {
+        let Some(stream) = &mut self.stream else { return Err(ClientError::Closed) };
+        let mut written = 0;
+        let mut result = Ok(());
+        while written < self.out.len() && result.is_ok() {
+            match stream.write(&self.out[written..], deadline) {
+                Ok(count) => written += count,
+                Err(error) => result = Err(error),
+            }
+        }
+        self.out.drain(..written);
+        result
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client")
+            .field("stream", &self.stream)
+            .field("endpoint", &self.endpoint)
+            .field("subprotocol", &self.subprotocol)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Masking keys that nobody can guess (RFC 6455 5.3, 10.3): random bytes of the kernel, 64 keys
+/// per system call.
+struct MaskingKeys {
+    bytes: [u8; 256],
+    used: usize,
+}
+
+impl MaskingKeys {
+    fn new() -> io::Result<Self> {
+        let mut bytes = [0; 256];
+        getrandom::fill(&mut bytes).map_err(io::Error::from)?;
+        Ok(Self { bytes, used: 0 })
+    }
+
+    fn next_key(&mut self) -> [u8; 4] {
+        let Some(key) = self.bytes[self.used..].first_chunk() else {
+            // getrandom(2) does not fail once it has succeeded, as it did in `new`.
+            getrandom::fill(&mut self.bytes).expect("the kernel has random bytes");
+            self.used = 4;
+            return [self.bytes[0], self.bytes[1], self.bytes[2], self.bytes[3]];
+        };
+        self.used += 4;
+        *key
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_frame_has_a_masking_key_of_its_own() {
+        let mut keys = MaskingKeys::new().expect("random bytes");
+        let drawn: std::collections::HashSet<_> = (0..1000).map(|_| keys.next_key()).collect();
+        // Two equal ones among a thousand are as likely as one in 8,600; three pairs are not.
+        assert!(drawn.len() > 997, "{} different keys", drawn.len());
+    }
+}

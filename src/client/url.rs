@@ -1,0 +1,145 @@
+//! Where a client connects: from `ws://HOST:PORT/PATH?QUERY` or `unix:PATH` to its parts.
+//!
+//! In: text. Out: what to connect to, what to write behind `Host:`, what to ask for. Nothing here
+//! looks up a name. RFC 6455 3 says what a WebSocket URL is.
+
+use std::path::PathBuf;
+
+/// The default port of ws (RFC 6455 3).
+const DEFAULT_PORT: u16 = 80;
+
+/// A parsed address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Url {
+    pub(super) endpoint: Endpoint,
+    /// The value of the Host header: without the default port.
+    pub(super) host: String,
+    /// Path and query.
+    pub(super) target: String,
+}
+
+/// What to connect to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Endpoint {
+    /// A name or address, without brackets.
+    Tcp {
+        host: String,
+        port: u16,
+    },
+    Unix(PathBuf),
+}
+
+impl Url {
+    /// The parts, or what is wrong with the text.
+    pub(super) fn parse(text: &str) -> Result<Url, &'static str> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            if path.is_empty() || path.contains('\0') {
+                return Err("write unix:PATH");
+            }
+            let endpoint = Endpoint::Unix(path.into());
+            return Ok(Url { endpoint, host: "localhost".to_owned(), target: "/".to_owned() });
+        }
+        let Some((scheme, rest)) = text.split_once("://") else {
+            return Err("write ws://HOST:PORT/PATH or unix:PATH");
+        };
+        if scheme.eq_ignore_ascii_case("wss") {
+            return Err("wss needs TLS, which this client does not have");
+        }
+        if !scheme.eq_ignore_ascii_case("ws") {
+            return Err("the scheme must be ws");
+        }
+        // RFC 6455 3: fragment identifiers are meaningless and must not be used.
+        if rest.contains('#') {
+            return Err("a fragment (#) cannot be asked for; write %23");
+        }
+        let end = rest.find(['/', '?']).unwrap_or(rest.len());
+        let (authority, target) = rest.split_at(end);
+        let target = if target.starts_with('/') { target.into() } else { format!("/{target}") };
+        if authority.contains('@') {
+            return Err("a user name cannot be part of the URL; send an Authorization header");
+        }
+        let port_at = match authority.rfind(':') {
+            // A colon inside the brackets is part of the address.
+            Some(colon) if !authority[colon..].contains(']') => colon,
+            _ => authority.len(),
+        };
+        let (host, port) = authority.split_at(port_at);
+        let port = match port.trim_start_matches(':') {
+            "" => DEFAULT_PORT,
+            port if port.bytes().all(|byte| byte.is_ascii_digit()) => {
+                port.parse().map_err(|_| "the port must be a number from 0 to 65535")?
+            }
+            _ => return Err("the port must be a number from 0 to 65535"),
+        };
+        let bare = match host.strip_prefix('[') {
+            Some(rest) => rest.strip_suffix(']').ok_or("the bracket is not closed")?,
+            None if host.contains(':') => return Err("write an IPv6 address in brackets"),
+            None => host,
+        };
+        if bare.is_empty() {
+            return Err("the host is missing");
+        }
+        Ok(Url {
+            host: if port == DEFAULT_PORT { host.to_owned() } else { format!("{host}:{port}") },
+            endpoint: Endpoint::Tcp { host: bare.to_owned(), port },
+            target,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tcp(text: &str) -> (String, u16, String, String) {
+        match Url::parse(text) {
+            Ok(Url { endpoint: Endpoint::Tcp { host, port }, host: header, target }) => {
+                (host, port, header, target)
+            }
+            other => panic!("{text}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn urls_have_their_parts() {
+        for (text, host, port, header, target) in [
+            ("ws://a", "a", 80, "a", "/"),
+            ("WS://a:80/", "a", 80, "a", "/"),
+            ("ws://a:/b", "a", 80, "a", "/b"),
+            ("ws://a:9001/b/c?d=/e:f", "a", 9001, "a:9001", "/b/c?d=/e:f"),
+            ("ws://a?b", "a", 80, "a", "/?b"),
+            ("ws://127.0.0.1:1", "127.0.0.1", 1, "127.0.0.1:1", "/"),
+            ("ws://[::1]", "::1", 80, "[::1]", "/"),
+            ("ws://[::1]:9001/x", "::1", 9001, "[::1]:9001", "/x"),
+        ] {
+            let wanted = (host.to_owned(), port, header.to_owned(), target.to_owned());
+            assert_eq!(tcp(text), wanted, "{text}");
+        }
+        let unix = Url::parse("unix:/run/a.sock").unwrap();
+        assert_eq!(unix.endpoint, Endpoint::Unix("/run/a.sock".into()));
+        assert_eq!((&*unix.host, &*unix.target), ("localhost", "/"));
+    }
+
+    #[test]
+    fn what_cannot_be_asked_for_is_named() {
+        for (text, named) in [
+            ("a:9001", "ws://HOST:PORT/PATH"),
+            ("http://a/", "scheme"),
+            ("wss://a/", "TLS"),
+            ("ws://a/#b", "%23"),
+            ("ws://user:secret@a/", "Authorization"),
+            ("ws://", "host"),
+            ("ws://:9001/", "host"),
+            ("ws://[]:9001/", "host"),
+            ("ws://[::1/", "bracket"),
+            ("ws://::1/", "bracket"),
+            ("ws://a:http/", "number"),
+            ("ws://a:65536/", "number"),
+            ("ws://a:+80/", "number"),
+            ("unix:", "unix:PATH"),
+        ] {
+            let reason = Url::parse(text).expect_err(text);
+            assert!(reason.contains(named), "{text}: {reason}");
+        }
+    }
+}
