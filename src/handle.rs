@@ -1,14 +1,16 @@
 //! The server as other threads see it.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::config::millis;
+use crate::context::WorkerContext;
 use crate::driver::ConnectionId;
 use crate::error::SendError;
 use crate::protocol::{CloseCode, Message};
 use crate::worker::core::post_message;
-use crate::worker::mailbox::{Command, Shared, Stats};
+use crate::worker::mailbox::{Command, Job, Shared, Stats};
 
 /// Reaches a server from any thread. Cheap to clone; keeps nothing alive but its mailboxes.
 ///
@@ -45,6 +47,55 @@ impl Handle {
     pub fn close(&self, id: ConnectionId, code: CloseCode, reason: &str) -> Result<(), SendError> {
         let mailbox = self.shared.mailboxes.get(usize::from(id.worker())).ok_or(SendError::Gone)?;
         mailbox.post(Command::Close { id, code, reason: reason.into() })
+    }
+
+    /// Calls a closure on the thread of a worker, from 0, between two turns of its connections:
+    /// the way to do several things at once, or to reach what only that thread may touch. Costs
+    /// one allocation. A panic in it is counted in [`Stats::handler_panics`] and stops nothing.
+    ///
+    /// ```no_run
+    /// # fn example(handle: wirelane::Handle, ids: Vec<wirelane::ConnectionId>) {
+    /// for worker in 0..handle.workers() {
+    ///     let ids = ids.clone();
+    ///     let told = handle.run_on(worker, move |context| {
+    ///         for id in ids.into_iter().filter(|id| id.worker() == worker) {
+    ///             // Whoever has gone needs no news.
+    ///             let _ = context.send_to(id, "all at once");
+    ///         }
+    ///     });
+    ///     told.expect("the server runs");
+    /// }
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`SendError::MailboxFull`], [`SendError::Stopped`] or [`SendError::NoSuchWorker`]; the
+    /// closure is dropped then. It is also dropped, without a call, if the worker ends before it
+    /// gets to it.
+    pub fn run_on(
+        &self,
+        worker: u16,
+        call: impl FnOnce(&mut WorkerContext<'_>) + Send + 'static,
+    ) -> Result<(), SendError> {
+        let mailbox = self.shared.mailboxes.get(usize::from(worker));
+        mailbox.ok_or(SendError::NoSuchWorker)?.post(Command::Run(Job(Box::new(call))))
+    }
+
+    /// Number of workers.
+    pub fn workers(&self) -> u16 {
+        // `build` takes at most 1024.
+        self.shared.mailboxes.len() as u16
+    }
+
+    /// Connections of all workers that hold a slot now, the opening and closing ones included.
+    pub fn connections(&self) -> usize {
+        self.shared.connections.load(Ordering::Acquire)
+    }
+
+    /// True once somebody has asked for a [`shutdown`](Self::shutdown).
+    pub fn is_stopping(&self) -> bool {
+        self.shared.is_stopping()
     }
 
     /// Stops the server: no new connections, Close 1001 to every open one, 503 to requests under

@@ -134,6 +134,17 @@ impl ServerBuilder {
         self
     }
 
+    /// Bytes that may wait for all the connections of one worker together, because their peers are
+    /// slow to read. At the limit a message for a peer that has read everything is still taken; one
+    /// that would have to wait behind others is refused, and counted in
+    /// [`Stats::dropped_worker_full`](crate::Stats::dropped_worker_full). Peers that stop reading
+    /// all in one turn may pass it by what each of them was sent in that turn. Default 1 GiB; zero
+    /// is off.
+    pub fn max_worker_backpressure(mut self, bytes: usize) -> Self {
+        self.config.max_worker_backpressure = bytes;
+        self
+    }
+
     /// Connections of the whole server. At the limit accepting pauses, and new peers wait in the
     /// kernel's backlog until one ends. Default 100,000.
     pub fn max_connections(mut self, connections: usize) -> Self {

@@ -28,6 +28,8 @@ pub(crate) struct Outgoing {
     held_start: usize,
     /// When the socket last took something while it was full.
     pub(crate) progress_ms: u64,
+    /// How many unsent bytes its worker has counted.
+    pub(crate) noted: usize,
 }
 
 impl Outgoing {
@@ -129,6 +131,7 @@ impl Outgoing {
         self.pong.clear();
         self.held.clear();
         self.held_start = 0;
+        self.noted = 0;
         self.sent = 0;
     }
 }

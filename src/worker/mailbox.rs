@@ -7,8 +7,10 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
+use crate::context::WorkerContext;
 use crate::driver::{ConnectionId, Waker};
 use crate::error::SendError;
+use crate::figures::{CloseCodes, Refusals, Tables, TurnTimes, increase};
 use crate::protocol::CloseCode;
 
 /// Commands that may wait for one worker.
@@ -21,6 +23,17 @@ pub(crate) enum Command {
     Send { id: ConnectionId, text: bool, payload: Box<[u8]> },
     /// Start the close handshake.
     Close { id: ConnectionId, code: CloseCode, reason: Box<str> },
+    /// Call a closure.
+    Run(Job),
+}
+
+/// A closure that runs on a worker's thread.
+pub(crate) struct Job(pub(crate) Box<dyn FnOnce(&mut WorkerContext<'_>) + Send>);
+
+impl std::fmt::Debug for Job {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Job")
+    }
 }
 
 #[derive(Debug, Default)]
@@ -88,9 +101,10 @@ impl Mailbox {
     pub(crate) fn stop(&self) -> usize {
         let mut queue = self.lock();
         queue.stopped = true;
-        let lost = queue.commands.iter().filter(|c| matches!(c, Command::Send { .. })).count();
-        queue.commands.clear();
-        lost
+        let commands = std::mem::take(&mut queue.commands);
+        // What a closure owns may use this very mailbox when it is dropped.
+        drop(queue);
+        commands.iter().filter(|c| matches!(c, Command::Send { .. })).count()
     }
 }
 
@@ -103,7 +117,8 @@ pub(crate) struct Shared {
     /// Milliseconds that the shutdown may take from the moment a worker notices; `NOT_STOPPING`
     /// until someone asks.
     pub(crate) shutdown_grace_ms: AtomicU64,
-    pub(crate) counters: Counters,
+    /// One per worker, who is the only one to write to it.
+    pub(crate) counters: Vec<Counters>,
 }
 
 /// Value of `shutdown_grace_ms` while nobody asked for a shutdown.
@@ -115,7 +130,7 @@ impl Shared {
             mailboxes: (0..workers).map(|_| Mailbox::default()).collect(),
             connections: AtomicUsize::new(0),
             shutdown_grace_ms: AtomicU64::new(NOT_STOPPING),
-            counters: Counters::default(),
+            counters: (0..workers).map(|_| Counters::default()).collect(),
         }
     }
 
@@ -144,12 +159,27 @@ macro_rules! counters {
         pub struct Stats {
             /// Connections that hold a slot now, the opening and closing ones included.
             pub connections: u64,
+            /// Bytes that wait now for sockets that are full.
+            pub buffered_bytes: u64,
+            /// Closes that peers sent, by code.
+            pub closes_received: CloseCodes,
+            /// Closes sent to peers, by code.
+            pub closes_sent: CloseCodes,
+            /// Requests that were refused, by reason. Answers of the application with an error
+            /// status are in `refused` only.
+            pub refusals: Refusals,
+            /// How long the turns of the workers took.
+            pub turns: TurnTimes,
             $($(#[$doc])* pub $name: u64,)*
         }
 
-        /// The sums of all workers.
+        /// What one worker has published. Alone in its cache lines, so that no worker waits for
+        /// another.
         #[derive(Debug, Default)]
+        #[repr(align(128))]
         pub(crate) struct Counters {
+            pub(crate) buffered_bytes: AtomicU64,
+            pub(crate) tables: Tables,
             $($name: AtomicU64,)*
         }
 
@@ -160,23 +190,34 @@ macro_rules! counters {
         }
 
         impl Counters {
-            /// Adds a worker's tally and empties it.
+            /// Adds the worker's tally and empties it.
             pub(crate) fn add(&self, tally: &mut Tally) {
                 $(
                     if tally.$name != 0 {
-                        self.$name.fetch_add(tally.$name, Ordering::Relaxed);
+                        increase(&self.$name, tally.$name);
                         tally.$name = 0;
                     }
                 )*
+            }
+
+            fn add_to(&self, stats: &mut Stats) {
+                $(stats.$name += self.$name.load(Ordering::Relaxed);)*
+                stats.buffered_bytes += self.buffered_bytes.load(Ordering::Relaxed);
+                self.tables.add_to(
+                    &mut stats.closes_received,
+                    &mut stats.closes_sent,
+                    &mut stats.refusals,
+                    &mut stats.turns,
+                );
             }
         }
 
         impl Shared {
             pub(crate) fn stats(&self) -> Stats {
-                Stats {
-                    connections: self.connections.load(Ordering::Acquire) as u64,
-                    $($name: self.counters.$name.load(Ordering::Relaxed),)*
-                }
+                let connections = self.connections.load(Ordering::Acquire) as u64;
+                let mut stats = Stats { connections, ..Stats::default() };
+                self.counters.iter().for_each(|counters| counters.add_to(&mut stats));
+                stats
             }
         }
     };
@@ -195,9 +236,16 @@ counters! {
     messages_received,
     /// Messages taken for sending, one per connection they go to.
     messages_sent,
+    /// Bytes received from peers, requests and frame headers included.
+    bytes_received,
+    /// Bytes taken by the kernel for peers, HTTP answers and frame headers included.
+    bytes_sent,
     /// Messages refused because a queue would have passed `max_backpressure`; the caller was
     /// told.
     dropped,
+    /// Messages refused because a worker's queues would have passed `max_worker_backpressure`; the
+    /// caller was told.
+    dropped_worker_full,
     /// Messages posted to another worker that found their connection gone or full, or the worker
     /// stopped.
     undelivered,

@@ -36,12 +36,13 @@ use std::sync::atomic::Ordering;
 
 pub(crate) use self::core::Core;
 use self::core::{LINGER_MS, after};
-use self::mailbox::{Command, NOT_STOPPING, Shared};
+use self::mailbox::{Command, Job, NOT_STOPPING, Shared};
 use self::paths::Paths;
 use self::route::{Call, Outcome, Route};
 use self::schedule::Owner;
 use crate::config::Config;
 use crate::connection::{Connection, NEVER, Phase};
+use crate::context::WorkerContext;
 use crate::driver::{AcceptedSocket, ConnectionId, Driver, Event, ReceiveMemory};
 use crate::error::{Close, CloseCause};
 use crate::protocol::{self, CloseCode, Message, ProtocolError};
@@ -117,7 +118,8 @@ impl Worker {
         let crank = &mut self.crank;
         let timeout_ms = crank.timeout_ms();
         crank.core.driver.wait(timeout_ms)?;
-        crank.core.now_ms = crank.core.driver.now_ms();
+        let start_us = crank.core.driver.now_us();
+        crank.core.now_ms = start_us / 1000;
         while let Some(event) = crank.core.driver.next_event(&mut self.memory) {
             crank.handle(event);
         }
@@ -126,7 +128,9 @@ impl Worker {
         crank.resume_all();
         crank.flush_all();
         crank.core.note_driver_stats();
-        crank.core.shared.counters.add(&mut crank.core.tally);
+        crank.core.publish();
+        let took_us = crank.core.driver.now_us() - start_us;
+        crank.core.tables().note_turn(took_us);
         Ok(())
     }
 
@@ -144,7 +148,8 @@ impl Drop for Worker {
         let left = core.table.len();
         core.shared.connections.fetch_sub(left, Ordering::AcqRel);
         core.tally.undelivered += core.shared.mailboxes[usize::from(core.worker)].stop() as u64;
-        core.shared.counters.add(&mut core.tally);
+        core.buffered = 0;
+        core.publish();
     }
 }
 
@@ -258,7 +263,7 @@ impl Crank {
             return;
         }
         // Whoever sees that it has gone also sees its end counted.
-        core.shared.counters.add(&mut core.tally);
+        core.publish();
         core.shared.connections.fetch_sub(1, Ordering::AcqRel);
         if self.accept_retry_ms != NEVER {
             self.resume_accepting();
@@ -288,6 +293,7 @@ impl Crank {
         let now_ms = core.now_ms;
         let Some(connection) = core.table.get_mut(id) else { return };
         connection.last_received_ms = now_ms;
+        core.tally.bytes_received += bytes.len() as u64;
         if connection.pinged {
             connection.pinged = false;
             connection.deadline_ms = NEVER;
@@ -447,7 +453,9 @@ impl Crank {
         let Some(connection) = core.table.get_mut(id) else { return };
         let Phase::Live(live) = &mut connection.phase else { return };
         let outgoing = connection.outgoing.get_or_insert_with(|| core.outgoing.take());
+        core.shared.counters[usize::from(core.worker)].tables.note_close_received(code);
         let cause = if live.endpoint.reply_close(outgoing.append()) {
+            core.tables().note_close_sent(code);
             CloseCause::Peer
         } else {
             CloseCause::Local
@@ -461,8 +469,10 @@ impl Crank {
         let Some(connection) = core.table.get_mut(id) else { return };
         let Phase::Live(live) = &mut connection.phase else { return };
         let outgoing = connection.outgoing.get_or_insert_with(|| core.outgoing.take());
-        live.endpoint.fail(error, outgoing.append());
         let code = u16::from(error.close_code());
+        if live.endpoint.fail(error, outgoing.append()) {
+            core.tables().note_close_sent(code);
+        }
         let cause = CloseCause::Protocol(error);
         self.finish(id, Close { code, reason: "", cause }, After::Drain);
     }
@@ -479,7 +489,9 @@ impl Crank {
         if cause == CloseCause::HandlerPanicked {
             core.tally.handler_panics += 1;
             let outgoing = connection.outgoing.get_or_insert_with(|| core.outgoing.take());
-            live.endpoint.close(Some(CloseCode::INTERNAL_ERROR), "", outgoing.append());
+            if live.endpoint.close(Some(CloseCode::INTERNAL_ERROR), "", outgoing.append()) {
+                core.tables().note_close_sent(1011);
+            }
             close.code = 1011;
             after = After::Drain;
         }
@@ -617,6 +629,12 @@ impl Crank {
                 Command::Send { id, text, payload } => self.deliver(id, text, &payload),
                 Command::Close { id, code, reason } => {
                     self.core.close(id, code, &reason);
+                }
+                Command::Run(Job(job)) => {
+                    let worker = &mut WorkerContext::new(&mut self.core, None);
+                    if route::guard(|| job(worker)) == Outcome::Panicked {
+                        self.core.tally.handler_panics += 1;
+                    }
                 }
             }
             self.bury();

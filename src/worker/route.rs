@@ -141,7 +141,7 @@ impl<H: Handler> Route for RouteOf<H> {
 /// Calls the application; a panic stays inside. What the handler left half done is its own
 /// affair: the worker's state is only touched through `Core`, whose methods do not panic midway.
 #[inline]
-fn guard(call: impl FnOnce()) -> Outcome {
+pub(super) fn guard(call: impl FnOnce()) -> Outcome {
     match catch_unwind(AssertUnwindSafe(call)) {
         Ok(()) => Outcome::Returned,
         Err(payload) => {

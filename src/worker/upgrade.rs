@@ -82,6 +82,7 @@ impl Crank {
             Err(refusal) if request.method() == "HEAD" => {
                 let mut response = Vec::with_capacity(256);
                 refusal.write_response_to_head(&mut response);
+                self.core.tables().note_refusal(refusal);
                 Ok(Answer::Http { status: refusal.status(), response })
             }
             answer => answer,
@@ -139,6 +140,7 @@ impl Crank {
     /// Answers with an HTTP error and ends the connection.
     pub(super) fn refuse(&mut self, id: ConnectionId, refusal: Refusal) {
         self.core.tally.refused += 1;
+        self.core.tables().note_refusal(refusal);
         let mut response = Vec::with_capacity(256);
         refusal.write_response(&mut response);
         self.end_with(id, &response);
