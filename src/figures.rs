@@ -159,6 +159,11 @@ impl Tables {
         note(&self.refusals, Some(refusal as usize));
     }
 
+    /// How often that was the reason.
+    pub(crate) fn refused(&self, refusal: Refusal) -> u64 {
+        self.refusals.get(refusal as usize).map_or(0, |counter| counter.load(Ordering::Relaxed))
+    }
+
     #[inline]
     pub(crate) fn note_turn(&self, micros: u64) {
         let bucket = (u64::BITS - micros.leading_zeros()) as usize;

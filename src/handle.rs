@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
-use crate::config::millis;
 use crate::context::WorkerContext;
 use crate::driver::ConnectionId;
 use crate::error::SendError;
 use crate::protocol::{CloseCode, Message};
+use crate::shutdown::{ShutdownOptions, ShutdownReport};
 use crate::worker::core::post_message;
 use crate::worker::mailbox::{Command, Job, Shared, Stats};
 
@@ -98,12 +97,29 @@ impl Handle {
         self.shared.is_stopping()
     }
 
-    /// Stops the server: no new connections, Close 1001 to every open one, 503 to requests under
-    /// way. What is queued is still sent and close handshakes are waited for, at most for
-    /// `grace`; whoever is left then is cut. [`Server::run`](crate::Server::run) returns after
-    /// that. Of several calls the shortest grace wins. Returns at once.
-    pub fn shutdown(&self, grace: Duration) {
-        self.shared.shut_down(millis(grace));
+    /// Stops the server, in this order:
+    ///
+    /// 1. [`is_stopping`](Self::is_stopping) and readiness routes say so; nothing else happens for
+    ///    [`ShutdownOptions::announce`].
+    /// 2. No new connections. Requests under way, and those that still arrive on connections which
+    ///    were accepted before, are answered with 503.
+    /// 3. Close 1001 to every open connection, behind what is queued for it; at once, or over
+    ///    [`ShutdownOptions::spread`]. Until then a connection is served as ever.
+    /// 4. Close handshakes and unsent data are waited for. A peer that reads slowly has the whole
+    ///    grace, not `close_timeout` only.
+    /// 5. After the grace, which counts from 2., whoever is left is cut.
+    ///
+    /// [`Server::run`](crate::Server::run) returns after that, as soon as nobody is left. Of
+    /// several calls the shortest time wins, each of the three by itself: to stop at once, call it
+    /// again with zero. Returns at once, and may be called from anywhere, handlers included.
+    pub fn shutdown(&self, options: impl Into<ShutdownOptions>) {
+        self.shared.shut_down(options);
+    }
+
+    /// What became of the connections that were there when the server stopped; `None` while it
+    /// runs. Also after an error of [`Server::run`](crate::Server::run).
+    pub fn report(&self) -> Option<ShutdownReport> {
+        self.shared.final_report()
     }
 
     /// Figures of the whole server.

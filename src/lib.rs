@@ -67,6 +67,7 @@ mod handler;
 mod http;
 mod outgoing;
 mod server;
+mod shutdown;
 mod websocket;
 mod worker;
 
@@ -79,6 +80,7 @@ pub use handler::Handler;
 pub use http::Response;
 pub use protocol::{CloseCode, Limits, Message};
 pub use server::{Server, ServerBuilder};
+pub use shutdown::{ShutdownOptions, ShutdownReport};
 pub use websocket::{SendStatus, WebSocket};
 pub use worker::mailbox::Stats;
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::num::NonZero;
 use std::sync::Arc;
-use std::sync::mpsc;
+use std::sync::{OnceLock, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use crate::handler::Handler;
 use crate::http::Response;
 use crate::protocol::Limits;
 use crate::protocol::upgrade::Request;
+use crate::shutdown::ShutdownReport;
 use crate::worker::Worker;
 use crate::worker::mailbox::Shared;
 use crate::worker::paths::Paths;
@@ -39,6 +40,8 @@ pub struct ServerBuilder {
     paths: Paths,
     routes: Vec<RouteFactory>,
     on_listening: Option<OnListening>,
+    /// For readiness routes, once `build` has made it.
+    shared: Arc<OnceLock<Arc<Shared>>>,
     mistake: Option<Error>,
 }
 
@@ -51,6 +54,7 @@ impl ServerBuilder {
             paths: Paths::default(),
             routes: Vec::new(),
             on_listening: None,
+            shared: Arc::default(),
             mistake: None,
         }
     }
@@ -104,6 +108,25 @@ impl ServerBuilder {
             }
         }
         self
+    }
+
+    /// Answers a plain GET (and HEAD) at this path with 200 as long as the server wants new
+    /// connections and with 503 from the moment on at which somebody asks it to stop: for load
+    /// balancers. A time in which they can see that, while everything is served as before, is
+    /// [`ShutdownOptions::announce`](crate::ShutdownOptions::announce); after it every request gets
+    /// 503.
+    pub fn readiness(self, path: &str) -> Self {
+        let shared = Arc::clone(&self.shared);
+        self.get(path, move |_request| {
+            if shared.get().is_some_and(|shared: &Arc<Shared>| shared.is_stopping()) {
+                let response = Response::new(503).header("Cache-Control", "no-store");
+                response
+                    .header("Content-Type", "text/plain; charset=utf-8")
+                    .body(&b"stopping\n"[..])
+            } else {
+                Response::text("ready\n").header("Cache-Control", "no-store")
+            }
+        })
     }
 
     /// The driver. Default [`DriverChoice::Auto`].
@@ -282,8 +305,10 @@ impl ServerBuilder {
             listeners[0].push(first);
             local_addrs.push(bound);
         }
+        let shared = Arc::new(Shared::new(workers));
+        let _ = self.shared.set(Arc::clone(&shared));
         Ok(Server {
-            shared: Arc::new(Shared::new(workers)),
+            shared,
             config: Arc::new(self.config),
             paths: Arc::new(self.paths),
             routes: Arc::new(self.routes),
@@ -371,6 +396,15 @@ impl Server {
     /// system fails a running worker or a thread cannot be started. The other workers are shut
     /// down then: there is never half a server.
     pub fn run(self) -> Result<(), Error> {
+        self.run_and_report().map(|_report| ())
+    }
+
+    /// The same, and says what became of the connections that were there when the server stopped.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`run`](Self::run); [`Handle::report`] has the report then, too.
+    pub fn run_and_report(self) -> Result<ShutdownReport, Error> {
         let Self {
             config,
             shared,
@@ -413,7 +447,7 @@ impl Server {
                 call(&local_addrs);
             }
         } else {
-            shared.shut_down(0);
+            shared.shut_down(Duration::ZERO);
         }
         for (number, thread) in threads {
             let ended = thread.join().unwrap_or_else(|_| {
@@ -427,7 +461,8 @@ impl Server {
             }
         }
         drop(unix_paths);
-        result
+        let report = shared.finish_report();
+        result.map(|()| report)
     }
 }
 
@@ -489,7 +524,7 @@ impl Drop for StopOthers {
     fn drop(&mut self) {
         // Workers without connections end first when the server stops; the others keep their grace.
         if !self.shared.is_stopping() {
-            self.shared.shut_down(0);
+            self.shared.shut_down(Duration::ZERO);
         }
     }
 }

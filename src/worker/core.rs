@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering;
 
 use super::mailbox::{Command, Shared, Tally};
 use super::schedule::Schedule;
+use super::shutdown::Stopping;
 use super::time::jitter;
 use super::timers::Wheel;
 use crate::config::Config;
@@ -45,6 +46,7 @@ pub(crate) struct Core {
     pub(crate) timers: Wheel,
     /// When connections have to be closed, however busy they are; empty unless that is asked for.
     pub(crate) lifetimes: Wheel,
+    pub(crate) stopping: Stopping,
     /// Timers of the application.
     pub(crate) schedule: Schedule,
     /// Connections that have something to flush, each once.
@@ -63,7 +65,7 @@ pub(crate) struct Core {
     /// What the driver had counted at the end of the last turn.
     driver_stats: DriverStats,
     pub(crate) worker: u16,
-    /// Route of the connection whose `on_close` runs.
+    /// Where the connection belongs that is told of its end at the moment.
     pub(crate) ending_route: u16,
     /// From which length on a payload is sent from where it lies; see [`Core::expect_more`].
     direct_send: usize,
@@ -90,6 +92,7 @@ impl Core {
             timers,
             lifetimes: Wheel::new(now_ms),
             schedule,
+            stopping: Stopping::default(),
             dirty: Vec::new(),
             doomed: Vec::new(),
             resumed: Vec::new(),
@@ -473,6 +476,9 @@ impl Core {
         connection.deadline_ms = NEVER;
         if let Some(outgoing) = connection.outgoing.take() {
             self.buffered -= outgoing.noted;
+            if self.stopping.began {
+                self.stopping.report.unsent_bytes += outgoing.unsent_len() as u64;
+            }
             self.outgoing.give(outgoing);
         }
         self.timers.clear(id.slot() as u32);

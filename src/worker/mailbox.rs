@@ -6,12 +6,14 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use crate::context::WorkerContext;
 use crate::driver::{ConnectionId, Waker};
 use crate::error::SendError;
 use crate::figures::{CloseCodes, Refusals, Tables, TurnTimes, increase};
 use crate::protocol::CloseCode;
+use crate::shutdown::{ShutdownOptions, ShutdownReport};
 
 /// Commands that may wait for one worker.
 const CAPACITY: usize = 65_536;
@@ -117,6 +119,15 @@ pub(crate) struct Shared {
     /// Milliseconds that the shutdown may take from the moment a worker notices; `NOT_STOPPING`
     /// until someone asks.
     pub(crate) shutdown_grace_ms: AtomicU64,
+    /// See [`ShutdownOptions`]; they say nothing until `shutdown_grace_ms` does.
+    pub(crate) shutdown_spread_ms: AtomicU64,
+    pub(crate) shutdown_announce_ms: AtomicU64,
+    /// When the first one asked.
+    asked: OnceLock<Instant>,
+    /// The sum of the workers that have ended.
+    report: Mutex<ShutdownReport>,
+    /// Set when the server has ended.
+    final_report: OnceLock<ShutdownReport>,
     /// One per worker, who is the only one to write to it.
     pub(crate) counters: Vec<Counters>,
 }
@@ -130,6 +141,11 @@ impl Shared {
             mailboxes: (0..workers).map(|_| Mailbox::default()).collect(),
             connections: AtomicUsize::new(0),
             shutdown_grace_ms: AtomicU64::new(NOT_STOPPING),
+            shutdown_spread_ms: AtomicU64::new(u64::MAX),
+            shutdown_announce_ms: AtomicU64::new(u64::MAX),
+            asked: OnceLock::new(),
+            report: Mutex::default(),
+            final_report: OnceLock::new(),
             counters: (0..workers).map(|_| Counters::default()).collect(),
         }
     }
@@ -139,12 +155,34 @@ impl Shared {
         self.shutdown_grace_ms.load(Ordering::Acquire) != NOT_STOPPING
     }
 
-    /// Asks all workers to stop within `grace_ms`; the shortest of several requests wins.
-    pub(crate) fn shut_down(&self, grace_ms: u64) {
+    /// Asks all workers to stop; the shortest of several requests wins, figure by figure.
+    pub(crate) fn shut_down(&self, options: impl Into<ShutdownOptions>) {
+        let ShutdownOptions { grace_ms, spread_ms, announce_ms } = options.into();
+        self.asked.get_or_init(Instant::now);
+        self.shutdown_spread_ms.fetch_min(spread_ms, Ordering::AcqRel);
+        self.shutdown_announce_ms.fetch_min(announce_ms, Ordering::AcqRel);
         self.shutdown_grace_ms.fetch_min(grace_ms.min(NOT_STOPPING - 1), Ordering::AcqRel);
         for mailbox in &self.mailboxes {
             mailbox.wake();
         }
+    }
+
+    /// A worker has ended.
+    pub(crate) fn add_report(&self, report: &ShutdownReport) {
+        self.report.lock().unwrap_or_else(PoisonError::into_inner).add(report);
+    }
+
+    /// The server has ended.
+    pub(crate) fn finish_report(&self) -> ShutdownReport {
+        *self.final_report.get_or_init(|| ShutdownReport {
+            duration: self.asked.get().map_or(Duration::ZERO, Instant::elapsed),
+            ..*self.report.lock().unwrap_or_else(PoisonError::into_inner)
+        })
+    }
+
+    /// What [`Self::finish_report`] said.
+    pub(crate) fn final_report(&self) -> Option<ShutdownReport> {
+        self.final_report.get().copied()
     }
 }
 

@@ -23,6 +23,7 @@ pub(crate) mod paths;
 mod reading;
 pub(crate) mod route;
 pub(crate) mod schedule;
+pub(crate) mod shutdown;
 #[cfg(test)]
 mod simulation;
 mod time;
@@ -36,7 +37,7 @@ use std::sync::atomic::Ordering;
 
 pub(crate) use self::core::Core;
 use self::core::{LINGER_MS, after};
-use self::mailbox::{Command, Job, NOT_STOPPING, Shared};
+use self::mailbox::{Command, Job, Shared};
 use self::paths::Paths;
 use self::route::{Call, Outcome, Route};
 use self::schedule::Owner;
@@ -78,6 +79,8 @@ pub(crate) struct Crank {
     woken: bool,
     /// The server stops; whoever is still there at this moment is cut.
     stop_deadline_ms: Option<u64>,
+    /// Until then nobody notices that the server will stop.
+    announced_until_ms: u64,
 }
 
 impl Worker {
@@ -100,6 +103,7 @@ impl Worker {
             waiting: VecDeque::new(),
             woken: false,
             stop_deadline_ms: None,
+            announced_until_ms: NEVER,
         };
         crank.start_handlers();
         Self { memory, crank }
@@ -150,6 +154,7 @@ impl Drop for Worker {
         core.tally.undelivered += core.shared.mailboxes[usize::from(core.worker)].stop() as u64;
         core.buffered = 0;
         core.publish();
+        self.crank.core.shared.add_report(&self.crank.report());
     }
 }
 
@@ -163,7 +168,7 @@ impl Crank {
     /// How long the next wait may last.
     fn timeout_ms(&self) -> Option<u64> {
         let mut deadline = self.core.timers.next_deadline().unwrap_or(NEVER);
-        deadline = deadline.min(self.accept_retry_ms);
+        deadline = deadline.min(self.accept_retry_ms).min(self.announced_until_ms);
         deadline = deadline.min(self.core.lifetimes.next_deadline().unwrap_or(NEVER));
         deadline = deadline.min(self.core.schedule.next_deadline().unwrap_or(NEVER));
         if let Some(stop) = self.stop_deadline_ms {
@@ -207,6 +212,8 @@ impl Crank {
         if self.stop_deadline_ms.is_none() {
             self.waiting.push_back(socket);
             self.admit();
+        } else {
+            self.core.stopping.report.refused += 1;
         }
     }
 
@@ -398,6 +405,7 @@ impl Crank {
             core.arm_timer(id);
         }
         core.flush(id);
+        core.note_goodbye_left(id);
         self.bury();
         let core = &mut self.core;
         let Some(connection) = core.table.get_mut(id) else { return };
@@ -523,6 +531,7 @@ impl Crank {
         core.lifetimes.clear(id.slot() as u32);
         core.schedule.cancel_all(Owner::Connection(id));
         core.tally.closed += 1;
+        core.stopping.note_end(close.cause);
         core.ending_route = live.route;
         let route = &mut self.routes[usize::from(live.route)];
         if route.end(core, id, live.session, close) == Outcome::Panicked {
@@ -554,6 +563,9 @@ impl Crank {
         if self.accept_retry_ms <= now_ms {
             self.resume_accepting();
         }
+        if self.announced_until_ms <= now_ms {
+            self.heed_shutdown(&Arc::clone(&self.core.shared));
+        }
         if self.stop_deadline_ms.is_some_and(|deadline| deadline <= now_ms) {
             for id in self.core.table.ids() {
                 // Without any grace the Close was queued in this very turn.
@@ -567,6 +579,9 @@ impl Crank {
     fn timed_out(&mut self, id: ConnectionId) {
         let core = &mut self.core;
         let (now_ms, config) = (core.now_ms, Arc::clone(&core.config));
+        if core.waits_for_reader(id) {
+            return;
+        }
         let Some(connection) = core.table.get_mut(id) else { return };
         match &connection.phase {
             Phase::Upgrade(None) | Phase::Draining { .. } => core.release(id),
@@ -640,10 +655,7 @@ impl Crank {
             self.bury();
         }
         self.commands = commands;
-        let grace_ms = shared.shutdown_grace_ms.load(Ordering::Acquire);
-        if grace_ms != NOT_STOPPING {
-            self.stop(grace_ms);
-        }
+        self.heed_shutdown(&shared);
     }
 
     fn deliver(&mut self, id: ConnectionId, text: bool, payload: &[u8]) {
@@ -655,30 +667,6 @@ impl Crank {
         };
         if self.core.send(id, message).is_err() {
             self.core.tally.undelivered += 1;
-        }
-    }
-
-    /// The server shall stop: no new connections, Close 1001 to everyone.
-    fn stop(&mut self, grace_ms: u64) {
-        let deadline_ms = self.core.now_ms.saturating_add(grace_ms);
-        if let Some(earlier) = &mut self.stop_deadline_ms {
-            *earlier = (*earlier).min(deadline_ms);
-            return;
-        }
-        self.stop_deadline_ms = Some(deadline_ms);
-        self.accept_retry_ms = NEVER;
-        self.waiting.clear();
-        self.core.driver.stop_listening();
-        for id in self.core.table.ids() {
-            let Some(connection) = self.core.table.get_mut(id) else { continue };
-            match &connection.phase {
-                Phase::Live(_) => {
-                    self.core.close(id, CloseCode::GOING_AWAY, "server shutting down");
-                }
-                Phase::Upgrade(None) => self.core.release(id),
-                Phase::Upgrade(Some(_)) => self.refuse(id, protocol::upgrade::Refusal::Busy),
-                Phase::Draining { .. } | Phase::Gone => {}
-            }
         }
     }
 

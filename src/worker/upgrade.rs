@@ -91,6 +91,9 @@ impl Crank {
 
     /// The same for a head that is well-formed.
     fn serve(&self, request: &Request<'_>) -> Result<Answer, Refusal> {
+        if self.core.stopping.began {
+            return Err(Refusal::Busy);
+        }
         let Some(entry) = self.paths.find(request.path()) else { return Err(Refusal::NotFound) };
         let wants_page = entry.page.is_some() && matches!(request.method(), "GET" | "HEAD");
         match entry.websocket {
