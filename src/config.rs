@@ -21,6 +21,8 @@ pub(crate) struct Config {
     pub(crate) limits: Limits,
     /// Bytes that may wait for one connection's socket.
     pub(crate) max_backpressure: usize,
+    /// Bytes that may wait for all sockets of one worker; 0 is no limit.
+    pub(crate) max_worker_backpressure: usize,
     /// Connections of the whole server.
     pub(crate) max_connections: usize,
     pub(crate) handshake_timeout_ms: u64,
@@ -53,6 +55,7 @@ impl Default for Config {
             workers: 1,
             limits: Limits::new(),
             max_backpressure: 1024 * 1024,
+            max_worker_backpressure: 1024 * 1024 * 1024,
             max_connections: 100_000,
             handshake_timeout_ms: 10_000,
             upgrade_timeout_ms: 10_000,

@@ -77,12 +77,15 @@ impl std::error::Error for Error {
 pub enum SendError {
     /// The connection has gone or is closing. Its slot may have a new tenant, who got nothing.
     Gone,
-    /// The connection's outgoing queue is over `max_backpressure`; the message was not queued.
+    /// The connection's outgoing queue would pass `max_backpressure`, or those of its worker
+    /// together `max_worker_backpressure`; the message was not queued.
     Full,
     /// The mailbox of the connection's worker is full; the message was not queued.
     MailboxFull,
     /// The server has stopped.
     Stopped,
+    /// The server has no worker of this number.
+    NoSuchWorker,
 }
 
 impl fmt::Display for SendError {
@@ -92,6 +95,7 @@ impl fmt::Display for SendError {
             Self::Full => "the connection's outgoing queue is full",
             Self::MailboxFull => "the worker's mailbox is full",
             Self::Stopped => "the server has stopped",
+            Self::NoSuchWorker => "the server has no such worker",
         })
     }
 }

@@ -1,15 +1,16 @@
 //! The server as other threads see it.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::Ordering;
 
-use crate::config::millis;
+use crate::context::WorkerContext;
 use crate::driver::ConnectionId;
 use crate::error::SendError;
 use crate::protocol::{CloseCode, Message};
 use crate::publish::{PreparedMessage, Publication, Published};
+use crate::shutdown::{ShutdownOptions, ShutdownReport};
 use crate::worker::core::post_message;
-use crate::worker::mailbox::{Command, Shared, Stats};
+use crate::worker::mailbox::{Command, Job, Shared, Stats};
 use crate::worker::publish::{post_prepared, publish_from_outside};
 
 /// Reaches a server from any thread: a ticker, a database, a signal. From
@@ -124,12 +125,78 @@ impl Handle {
         mailbox.post(Command::Close { id, code, reason: reason.into() })
     }
 
-    /// Stops the server: no new connections, Close 1001 to every open one, 503 to requests under
-    /// way. What is queued is still sent and close handshakes are waited for, at most for
-    /// `grace`; whoever is left then is cut. [`Server::run`](crate::Server::run) returns after
-    /// that. Of several calls the shortest grace wins. Returns at once.
-    pub fn shutdown(&self, grace: Duration) {
-        self.shared.shut_down(millis(grace));
+    /// Calls a closure on the thread of a worker, from 0, between two turns of its connections:
+    /// the way to do several things at once, or to reach what only that thread may touch. Costs
+    /// one allocation. A panic in it is counted in [`Stats::handler_panics`] and stops nothing.
+    ///
+    /// ```no_run
+    /// # fn example(handle: wirelane::Handle, ids: Vec<wirelane::ConnectionId>) {
+    /// for worker in 0..handle.workers() {
+    ///     let ids = ids.clone();
+    ///     let told = handle.run_on(worker, move |context| {
+    ///         for id in ids.into_iter().filter(|id| id.worker() == worker) {
+    ///             // Whoever has gone needs no news.
+    ///             let _ = context.send_to(id, "all at once");
+    ///         }
+    ///     });
+    ///     told.expect("the server runs");
+    /// }
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`SendError::MailboxFull`], [`SendError::Stopped`] or [`SendError::NoSuchWorker`]; the
+    /// closure is dropped then. It is also dropped, without a call, if the worker ends before it
+    /// gets to it.
+    pub fn run_on(
+        &self,
+        worker: u16,
+        call: impl FnOnce(&mut WorkerContext<'_>) + Send + 'static,
+    ) -> Result<(), SendError> {
+        let mailbox = self.shared.mailboxes.get(usize::from(worker));
+        mailbox.ok_or(SendError::NoSuchWorker)?.post(Command::Run(Job(Box::new(call))))
+    }
+
+    /// Number of workers.
+    pub fn workers(&self) -> u16 {
+        // `build` takes at most 1024.
+        self.shared.mailboxes.len() as u16
+    }
+
+    /// Connections of all workers that hold a slot now, the opening and closing ones included.
+    pub fn connections(&self) -> usize {
+        self.shared.connections.load(Ordering::Acquire)
+    }
+
+    /// True once somebody has asked for a [`shutdown`](Self::shutdown).
+    pub fn is_stopping(&self) -> bool {
+        self.shared.is_stopping()
+    }
+
+    /// Stops the server, in this order:
+    ///
+    /// 1. [`is_stopping`](Self::is_stopping) and readiness routes say so; nothing else happens for
+    ///    [`ShutdownOptions::announce`].
+    /// 2. No new connections. Requests under way, and those that still arrive on connections which
+    ///    were accepted before, are answered with 503.
+    /// 3. Close 1001 to every open connection, behind what is queued for it; at once, or over
+    ///    [`ShutdownOptions::spread`]. Until then a connection is served as ever.
+    /// 4. Close handshakes and unsent data are waited for. A peer that reads slowly has the whole
+    ///    grace, not `close_timeout` only.
+    /// 5. After the grace, which counts from 2., whoever is left is cut.
+    ///
+    /// [`Server::run`](crate::Server::run) returns after that, as soon as nobody is left. Of
+    /// several calls the shortest time wins, each of the three by itself: to stop at once, call it
+    /// again with zero. Returns at once, and may be called from anywhere, handlers included.
+    pub fn shutdown(&self, options: impl Into<ShutdownOptions>) {
+        self.shared.shut_down(options);
+    }
+
+    /// What became of the connections that were there when the server stopped; `None` while it
+    /// runs. Also after an error of [`Server::run`](crate::Server::run).
+    pub fn report(&self) -> Option<ShutdownReport> {
+        self.shared.final_report()
     }
 
     /// Figures of the whole server.

@@ -99,6 +99,7 @@ mod connection;
 mod context;
 mod driver;
 mod error;
+mod figures;
 mod handle;
 mod handler;
 mod http;
@@ -107,6 +108,7 @@ mod outgoing;
 mod publish;
 mod route_options;
 mod server;
+mod shutdown;
 mod trust;
 mod upgrade;
 mod websocket;
@@ -118,6 +120,7 @@ pub use driver::{
     ListenAddr,
 };
 pub use error::{Close, CloseCause, Error, SendError};
+pub use figures::{CloseCodes, Refusals, TurnTimes};
 pub use handle::Handle;
 pub use handler::Handler;
 pub use http::{QueryPairs, Request, Response};
@@ -129,6 +132,7 @@ pub use publish::{
 };
 pub use route_options::RouteOptions;
 pub use server::{Server, ServerBuilder};
+pub use shutdown::{ShutdownOptions, ShutdownReport};
 pub use trust::ForwardedHeader;
 pub use upgrade::{Gone, Session, Upgrade, UpgradeRequest, UpgradeTicket};
 pub use websocket::{SendStatus, WebSocket};

@@ -4,7 +4,7 @@ use std::fmt;
 use std::num::NonZero;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
-use std::sync::mpsc;
+use std::sync::{OnceLock, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -19,6 +19,7 @@ use crate::origins::Origins;
 use crate::protocol::Limits;
 use crate::publish::SlowSubscriber;
 use crate::route_options::RouteOptions;
+use crate::shutdown::ShutdownReport;
 use crate::trust::ForwardedHeader;
 use crate::trust::network::Peers;
 use crate::worker::Worker;
@@ -44,6 +45,8 @@ pub struct ServerBuilder {
     paths: Paths,
     routes: Vec<RouteFactory>,
     on_listening: Option<OnListening>,
+    /// For readiness routes, once `build` has made it.
+    shared: Arc<OnceLock<Arc<Shared>>>,
     mistake: Option<Error>,
 }
 
@@ -56,6 +59,7 @@ impl ServerBuilder {
             paths: Paths::default(),
             routes: Vec::new(),
             on_listening: None,
+            shared: Arc::default(),
             mistake: None,
         }
     }
@@ -183,6 +187,25 @@ impl ServerBuilder {
         self
     }
 
+    /// Answers a plain GET (and HEAD) at this path with 200 as long as the server wants new
+    /// connections and with 503 from the moment on at which somebody asks it to stop: for load
+    /// balancers. A time in which they can see that, while everything is served as before, is
+    /// [`ShutdownOptions::announce`](crate::ShutdownOptions::announce); after it every request gets
+    /// 503.
+    pub fn readiness(self, path: &str) -> Self {
+        let shared = Arc::clone(&self.shared);
+        self.get(path, move |_request| {
+            if shared.get().is_some_and(|shared: &Arc<Shared>| shared.is_stopping()) {
+                let response = Response::new(503).header("Cache-Control", "no-store");
+                response
+                    .header("Content-Type", "text/plain; charset=utf-8")
+                    .body(&b"stopping\n"[..])
+            } else {
+                Response::text("ready\n").header("Cache-Control", "no-store")
+            }
+        })
+    }
+
     /// The driver. Default [`Driver::Auto`](crate::Driver::Auto). Which one runs is logged at level
     /// `info`.
     pub fn driver(mut self, driver: DriverChoice) -> Self {
@@ -209,6 +232,17 @@ impl ServerBuilder {
     /// meets an empty queue is always taken. Default 1 MiB, at least 1024.
     pub fn max_backpressure(mut self, bytes: usize) -> Self {
         self.config.max_backpressure = bytes;
+        self
+    }
+
+    /// Bytes that may wait for all the connections of one worker together, because their peers are
+    /// slow to read. At the limit a message for a peer that has read everything is still taken; one
+    /// that would have to wait behind others is refused, and counted in
+    /// [`Stats::dropped_worker_full`](crate::Stats::dropped_worker_full). Peers that stop reading
+    /// all in one turn may pass it by what each of them was sent in that turn. Default 1 GiB; zero
+    /// is off.
+    pub fn max_worker_backpressure(mut self, bytes: usize) -> Self {
+        self.config.max_worker_backpressure = bytes;
         self
     }
 
@@ -393,6 +427,7 @@ impl ServerBuilder {
             }
         }
         let shared = Arc::new(Shared::new(workers));
+        let _ = self.shared.set(Arc::clone(&shared));
         Ok(Server {
             mailboxes: StopMailboxes { shared: Arc::clone(&shared) },
             shared,
@@ -472,6 +507,15 @@ impl Server {
     /// system fails a running worker or a thread cannot be started. The other workers are shut
     /// down then: there is never half a server.
     pub fn run(self) -> Result<(), Error> {
+        self.run_and_report().map(|_report| ())
+    }
+
+    /// The same, and says what became of the connections that were there when the server stopped.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`run`](Self::run); [`Handle::report`] has the report then, too.
+    pub fn run_and_report(self) -> Result<ShutdownReport, Error> {
         let Self {
             config,
             shared,
@@ -515,7 +559,7 @@ impl Server {
             called = panic::catch_unwind(AssertUnwindSafe(|| call(&local_addrs)));
         }
         if !whole || called.is_err() {
-            shared.shut_down(0);
+            shared.shut_down(Duration::ZERO);
         }
         for (number, thread) in threads {
             let ended = thread.join().unwrap_or_else(|_| {
@@ -533,7 +577,8 @@ impl Server {
             // The caller's own panic goes on, now that no worker is left behind.
             panic::resume_unwind(panicked);
         }
-        result
+        let report = shared.finish_report();
+        result.map(|()| report)
     }
 }
 
@@ -595,7 +640,7 @@ impl Drop for StopOthers {
     fn drop(&mut self) {
         // Workers without connections end first when the server stops; the others keep their grace.
         if !self.shared.is_stopping() {
-            self.shared.shut_down(0);
+            self.shared.shut_down(Duration::ZERO);
         }
     }
 }

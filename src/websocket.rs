@@ -22,8 +22,8 @@ pub enum SendStatus {
     /// Taken, but it waits behind earlier bytes that the peer is slow to read. Sending more now
     /// uses memory; [`on_drain`](crate::Handler::on_drain) says when the queue is empty.
     Queued,
-    /// Refused: the queue would pass `max_backpressure`, or the connection is closing. Nothing
-    /// of it will be sent.
+    /// Refused: the queue would pass `max_backpressure` or the worker's queues together
+    /// `max_worker_backpressure`, or the connection is closing. Nothing of it will be sent.
     Dropped,
 }
 
@@ -58,7 +58,7 @@ impl<S> WebSocket<'_, S> {
     /// # Errors
     ///
     /// [`SendError::Gone`] if the connection is closing or gone, [`SendError::Full`] if its queue
-    /// would pass `max_backpressure`, [`SendError::MailboxFull`] or [`SendError::Stopped`] for
+    /// would pass a limit, [`SendError::MailboxFull`] or [`SendError::Stopped`] for
     /// another worker. The message was not queued then.
     pub fn send_to<'m>(
         &mut self,

@@ -280,6 +280,11 @@ pub(crate) trait Driver {
     /// origin. Read once per turn by the worker.
     fn now_ms(&self) -> u64;
 
+    /// The same clock in microseconds; `now_ms` is this, rounded down.
+    fn now_us(&self) -> u64 {
+        self.now_ms() * 1000
+    }
+
     /// Figures for tests and statistics.
     fn stats(&self) -> DriverStats;
 }

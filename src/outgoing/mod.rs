@@ -57,6 +57,8 @@ pub(crate) struct Outgoing {
     held_start: usize,
     /// When the socket last took something while it was full.
     pub(crate) progress_ms: u64,
+    /// How many unsent bytes its worker has counted.
+    pub(crate) noted: usize,
 }
 
 impl Outgoing {
@@ -265,6 +267,7 @@ impl Outgoing {
         self.pong.clear();
         self.held.clear();
         self.held_start = 0;
+        self.noted = 0;
         self.sent = 0;
         self.shared.clear();
         self.shared_sent = 0;

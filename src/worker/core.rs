@@ -8,10 +8,12 @@ use std::collections::HashMap;
 use std::io::IoSlice;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::mailbox::{Command, Shared, Tally};
 use super::publish::Notices;
 use super::schedule::Schedule;
+use super::shutdown::Stopping;
 use super::time::jitter;
 use super::timers::Wheel;
 use super::topics::Topics;
@@ -19,6 +21,7 @@ use crate::config::Config;
 use crate::connection::{Connection, NEVER, Phase, Table, subprotocol};
 use crate::driver::{ConnectionId, Driver, DriverStats};
 use crate::error::{CloseCause, SendError};
+use crate::figures::Tables;
 use crate::outgoing::OutgoingPool;
 use crate::protocol::{BufferPool, CloseCode, Message, frame};
 use crate::websocket::SendStatus;
@@ -46,6 +49,7 @@ pub(crate) struct Core {
     pub(crate) timers: Wheel,
     /// When connections have to be closed, however busy they are; empty unless that is asked for.
     pub(crate) lifetimes: Wheel,
+    pub(crate) stopping: Stopping,
     /// Timers of the application.
     pub(crate) schedule: Schedule,
     /// Connections that have something to flush, each once.
@@ -65,10 +69,14 @@ pub(crate) struct Core {
     pub(crate) scratch: Vec<u8>,
     /// Subprotocols that are in no route's list, by slot; see [`Connection::subprotocol`].
     pub(crate) chosen_subprotocols: HashMap<u32, Box<str>>,
+    /// Bytes that wait for sockets that are full, compared with `max_worker_backpressure`.
+    pub(crate) buffered: usize,
+    /// When this turn began, for the histogram of turns.
+    pub(crate) turn_start_us: u64,
     /// What the driver had counted at the end of the last turn.
     driver_stats: DriverStats,
     pub(crate) worker: u16,
-    /// Route of the connection whose `on_close` runs.
+    /// Where the connection belongs that is told of its end at the moment.
     pub(crate) ending_route: u16,
     /// From which length on a payload is sent from where it lies; see [`Core::expect_more`].
     direct_send: usize,
@@ -96,6 +104,7 @@ impl Core {
             timers,
             lifetimes: Wheel::new(now_ms),
             schedule,
+            stopping: Stopping::default(),
             dirty: Vec::new(),
             doomed: Vec::new(),
             resumed: Vec::new(),
@@ -107,6 +116,8 @@ impl Core {
             notices: Notices::default(),
             scratch: Vec::new(),
             chosen_subprotocols: HashMap::new(),
+            buffered: 0,
+            turn_start_us: 0,
             driver_stats: DriverStats::default(),
             worker,
             ending_route: 0,
@@ -145,7 +156,8 @@ impl Core {
         }
         let outgoing = connection.outgoing.get_or_insert_with(|| self.outgoing.take());
         let unsent = outgoing.unsent_len();
-        if len >= self.direct_send || unsent + len > self.config.high_water() {
+        let long = len >= self.direct_send || unsent + len > self.config.high_water();
+        if long || connection.blocked {
             return self.send_large(id, message);
         }
         if live.endpoint.send(message, outgoing.append()).is_err() {
@@ -156,10 +168,10 @@ impl Core {
             connection.dirty = true;
             self.dirty.push(id);
         }
-        Ok(if connection.blocked { SendStatus::Queued } else { SendStatus::Sent })
+        Ok(SendStatus::Sent)
     }
 
-    /// The same for a message that is large or meets a long queue: the kernel is asked to take
+    /// The same for a message that is large or meets a queue that waits: the kernel is asked to take
     /// what it can before anything is copied or refused.
     #[cold]
     fn send_large(
@@ -178,14 +190,19 @@ impl Core {
         if !blocked && (shared || len < self.direct_send) {
             self.flush(id);
         }
+        let header = frame::encode_header(true, false, message.opcode(), len as u64, None);
+        let over_limit = self.is_over_limit(header.len() + len);
         let Some(connection) = self.table.get_mut(id) else { return Err(SendError::Gone) };
         let Phase::Live(live) = &mut connection.phase else { return Err(SendError::Gone) };
         let outgoing = connection.outgoing.get_or_insert_with(|| self.outgoing.take());
         let unsent = outgoing.unsent_len();
-        let header = frame::encode_header(true, false, message.opcode(), len as u64, None);
         if connection.blocked || len < self.direct_send {
             if unsent != 0 && unsent + header.len() + len > self.config.max_backpressure {
                 self.tally.dropped += 1;
+                return Err(SendError::Full);
+            }
+            if connection.blocked && over_limit {
+                self.tally.dropped_worker_full += 1;
                 return Err(SendError::Full);
             }
             if live.endpoint.send(message, outgoing.append()).is_err() {
@@ -193,6 +210,9 @@ impl Core {
             }
             self.tally.messages_sent += 1;
             let blocked = connection.blocked;
+            if blocked {
+                self.note_buffered(id);
+            }
             self.mark_dirty(id);
             return Ok(if blocked { SendStatus::Queued } else { SendStatus::Sent });
         }
@@ -217,6 +237,7 @@ impl Core {
         };
         if taken < batch {
             // Not even the batch went out. The message is one more in the queue, or too much.
+            self.tally.bytes_sent += taken as u64;
             outgoing.advance(taken);
             let full = outgoing.unsent_len() + header.len() + len > self.config.max_backpressure;
             if !full {
@@ -229,6 +250,7 @@ impl Core {
             self.block(id);
             return if full { Err(SendError::Full) } else { Ok(SendStatus::Queued) };
         }
+        self.tally.bytes_sent += taken as u64;
         outgoing.advance(batch);
         self.tally.messages_sent += 1;
         let taken = taken - batch;
@@ -307,6 +329,7 @@ impl Core {
         }
         connection.deadline_ms = after(now_ms, close_timeout_ms);
         connection.pinged = false;
+        self.tables().note_close_sent(code.get());
         // The answer must be read.
         self.resume_for_handler(id);
         self.mark_dirty(id);
@@ -370,6 +393,7 @@ impl Core {
         let Some(connection) = self.table.get_mut(id) else { return };
         if connection.blocked {
             // What others sent to it counts, too.
+            self.note_buffered(id);
             return self.pause_if_backlogged(id);
         }
         if matches!(connection.phase, Phase::Gone) {
@@ -385,6 +409,7 @@ impl Core {
             };
             match sent {
                 Ok(taken) => {
+                    self.tally.bytes_sent += taken as u64;
                     outgoing.advance(taken);
                     if taken < len {
                         return self.block(id);
@@ -405,8 +430,37 @@ impl Core {
         if let Some(outgoing) = &mut connection.outgoing {
             outgoing.progress_ms = now_ms;
         }
+        self.note_buffered(id);
         self.pause_if_backlogged(id);
         self.arm_timer(id);
+    }
+
+    /// Takes the present length of a connection's queue into the worker's sum.
+    fn note_buffered(&mut self, id: ConnectionId) {
+        let Some(connection) = self.table.get_mut(id) else { return };
+        if let Some(outgoing) = &mut connection.outgoing {
+            let unsent = outgoing.unsent_len();
+            let before = std::mem::replace(&mut outgoing.noted, unsent);
+            self.buffered = self.buffered + unsent - before;
+        }
+    }
+
+    /// True if so many bytes more would pass `max_worker_backpressure`.
+    fn is_over_limit(&self, more: usize) -> bool {
+        let max = self.config.max_worker_backpressure;
+        max != 0 && self.buffered + more > max
+    }
+
+    /// This worker's part of the public figures.
+    pub(crate) fn tables(&self) -> &Tables {
+        &self.shared.counters[usize::from(self.worker)].tables
+    }
+
+    /// Lets other threads see what was counted since the last time.
+    pub(crate) fn publish_figures(&mut self) {
+        let counters = &self.shared.counters[usize::from(self.worker)];
+        counters.add(&mut self.tally);
+        counters.buffered_bytes.store(self.buffered as u64, Ordering::Relaxed);
     }
 
     /// Stops reading from a peer for which too much waits. The socket must be full: `Writable`
@@ -427,6 +481,9 @@ impl Core {
     fn drained(&mut self, id: ConnectionId) {
         let now_ms = self.now_ms;
         let Some(connection) = self.table.get_mut(id) else { return };
+        if let Some(outgoing) = &mut connection.outgoing {
+            self.buffered -= std::mem::take(&mut outgoing.noted);
+        }
         if connection.outgoing.as_ref().is_some_and(|outgoing| !outgoing.holds_input())
             && let Some(outgoing) = connection.outgoing.take()
         {
@@ -474,6 +531,10 @@ impl Core {
         connection.phase = Phase::Gone;
         connection.deadline_ms = NEVER;
         if let Some(outgoing) = connection.outgoing.take() {
+            self.buffered -= outgoing.noted;
+            if self.stopping.began {
+                self.stopping.report.unsent_bytes += outgoing.unsent_len() as u64;
+            }
             self.outgoing.give(outgoing);
         }
         self.timers.clear(id.slot() as u32);

@@ -6,12 +6,16 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::topic_index::TopicIndex;
+use crate::context::WorkerContext;
 use crate::driver::{ConnectionId, Waker};
 use crate::error::SendError;
+use crate::figures::{CloseCodes, Refusals, Tables, TurnTimes, increase};
 use crate::protocol::CloseCode;
 use crate::publish::PreparedMessage;
+use crate::shutdown::{ShutdownOptions, ShutdownReport};
 
 /// Commands that may wait for one worker.
 const CAPACITY: usize = 65_536;
@@ -29,6 +33,17 @@ pub(crate) enum Command {
     Decide { id: ConnectionId },
     /// Start the close handshake.
     Close { id: ConnectionId, code: CloseCode, reason: Box<str> },
+    /// Call a closure.
+    Run(Job),
+}
+
+/// A closure that runs on a worker's thread.
+pub(crate) struct Job(pub(crate) Box<dyn FnOnce(&mut WorkerContext<'_>) + Send>);
+
+impl std::fmt::Debug for Job {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Job")
+    }
 }
 
 impl Command {
@@ -118,9 +133,10 @@ impl Mailbox {
     pub(crate) fn stop(&self) -> usize {
         let mut queue = self.lock();
         queue.stopped = true;
-        let lost = queue.commands.iter().filter(|command| command.is_send()).count();
-        queue.commands.clear();
-        lost
+        let commands = std::mem::take(&mut queue.commands);
+        // What a closure owns may use this very mailbox when it is dropped.
+        drop(queue);
+        commands.iter().filter(|command| command.is_send()).count()
     }
 }
 
@@ -133,8 +149,22 @@ pub(crate) struct Shared {
     /// Milliseconds that the shutdown may take from the moment a worker notices; `NOT_STOPPING`
     /// until someone asks.
     pub(crate) shutdown_grace_ms: AtomicU64,
-    pub(crate) counters: Counters,
     pub(crate) topics: Arc<TopicIndex>,
+    /// See [`ShutdownOptions`]; they say nothing until `shutdown_grace_ms` does.
+    pub(crate) shutdown_spread_ms: AtomicU64,
+    pub(crate) shutdown_announce_ms: AtomicU64,
+    /// When the first one asked.
+    asked: OnceLock<Instant>,
+    /// The sum of the workers that have ended.
+    report: Mutex<ShutdownReport>,
+    /// Set when the server has ended.
+    final_report: OnceLock<ShutdownReport>,
+    /// One per worker, who is the only one to write to it.
+    pub(crate) counters: Vec<Counters>,
+    /// What other threads than the workers add to [`Stats::undelivered`].
+    pub(crate) undelivered: AtomicU64,
+    /// What other threads than the workers add to [`Stats::publish_refused`].
+    pub(crate) publish_refused: AtomicU64,
 }
 
 /// Value of `shutdown_grace_ms` while nobody asked for a shutdown.
@@ -146,8 +176,15 @@ impl Shared {
             mailboxes: (0..workers).map(|_| Mailbox::default()).collect(),
             connections: AtomicUsize::new(0),
             shutdown_grace_ms: AtomicU64::new(NOT_STOPPING),
-            counters: Counters::default(),
             topics: Arc::new(TopicIndex::new(workers)),
+            shutdown_spread_ms: AtomicU64::new(u64::MAX),
+            shutdown_announce_ms: AtomicU64::new(u64::MAX),
+            asked: OnceLock::new(),
+            report: Mutex::default(),
+            final_report: OnceLock::new(),
+            counters: (0..workers).map(|_| Counters::default()).collect(),
+            undelivered: AtomicU64::new(0),
+            publish_refused: AtomicU64::new(0),
         }
     }
 
@@ -155,7 +192,7 @@ impl Shared {
     /// twice does nothing.
     pub(crate) fn stop_mailboxes(&self) {
         let undelivered = self.mailboxes.iter().map(Mailbox::stop).sum::<usize>() as u64;
-        self.counters.add(&mut Tally { undelivered, ..Tally::default() });
+        self.undelivered.fetch_add(undelivered, Ordering::Relaxed);
     }
 
     /// True once somebody asked for a shutdown.
@@ -163,12 +200,34 @@ impl Shared {
         self.shutdown_grace_ms.load(Ordering::Acquire) != NOT_STOPPING
     }
 
-    /// Asks all workers to stop within `grace_ms`; the shortest of several requests wins.
-    pub(crate) fn shut_down(&self, grace_ms: u64) {
+    /// Asks all workers to stop; the shortest of several requests wins, figure by figure.
+    pub(crate) fn shut_down(&self, options: impl Into<ShutdownOptions>) {
+        let ShutdownOptions { grace_ms, spread_ms, announce_ms } = options.into();
+        self.asked.get_or_init(Instant::now);
+        self.shutdown_spread_ms.fetch_min(spread_ms, Ordering::AcqRel);
+        self.shutdown_announce_ms.fetch_min(announce_ms, Ordering::AcqRel);
         self.shutdown_grace_ms.fetch_min(grace_ms.min(NOT_STOPPING - 1), Ordering::AcqRel);
         for mailbox in &self.mailboxes {
             mailbox.wake();
         }
+    }
+
+    /// A worker has ended.
+    pub(crate) fn add_report(&self, report: &ShutdownReport) {
+        self.report.lock().unwrap_or_else(PoisonError::into_inner).add(report);
+    }
+
+    /// The server has ended.
+    pub(crate) fn finish_report(&self) -> ShutdownReport {
+        *self.final_report.get_or_init(|| ShutdownReport {
+            duration: self.asked.get().map_or(Duration::ZERO, Instant::elapsed),
+            ..*self.report.lock().unwrap_or_else(PoisonError::into_inner)
+        })
+    }
+
+    /// What [`Self::finish_report`] said.
+    pub(crate) fn final_report(&self) -> Option<ShutdownReport> {
+        self.final_report.get().copied()
     }
 }
 
@@ -183,12 +242,27 @@ macro_rules! counters {
         pub struct Stats {
             /// Connections that hold a slot now, the opening and closing ones included.
             pub connections: u64,
+            /// Bytes that wait now for sockets that are full.
+            pub buffered_bytes: u64,
+            /// Closes that peers sent, by code.
+            pub closes_received: CloseCodes,
+            /// Closes sent to peers, by code.
+            pub closes_sent: CloseCodes,
+            /// Requests that were refused, by reason. Answers of the application with an error
+            /// status are in `refused` only.
+            pub refusals: Refusals,
+            /// How long the turns of the workers took.
+            pub turns: TurnTimes,
             $($(#[$doc])* pub $name: u64,)*
         }
 
-        /// The sums of all workers.
+        /// What one worker has published. Alone in its cache lines, so that no worker waits for
+        /// another.
         #[derive(Debug, Default)]
+        #[repr(align(128))]
         pub(crate) struct Counters {
+            pub(crate) buffered_bytes: AtomicU64,
+            pub(crate) tables: Tables,
             $($name: AtomicU64,)*
         }
 
@@ -199,23 +273,36 @@ macro_rules! counters {
         }
 
         impl Counters {
-            /// Adds a worker's tally and empties it.
+            /// Adds the worker's tally and empties it.
             pub(crate) fn add(&self, tally: &mut Tally) {
                 $(
                     if tally.$name != 0 {
-                        self.$name.fetch_add(tally.$name, Ordering::Relaxed);
+                        increase(&self.$name, tally.$name);
                         tally.$name = 0;
                     }
                 )*
+            }
+
+            fn add_to(&self, stats: &mut Stats) {
+                $(stats.$name += self.$name.load(Ordering::Relaxed);)*
+                stats.buffered_bytes += self.buffered_bytes.load(Ordering::Relaxed);
+                self.tables.add_to(
+                    &mut stats.closes_received,
+                    &mut stats.closes_sent,
+                    &mut stats.refusals,
+                    &mut stats.turns,
+                );
             }
         }
 
         impl Shared {
             pub(crate) fn stats(&self) -> Stats {
-                Stats {
-                    connections: self.connections.load(Ordering::Acquire) as u64,
-                    $($name: self.counters.$name.load(Ordering::Relaxed),)*
-                }
+                let connections = self.connections.load(Ordering::Acquire) as u64;
+                let mut stats = Stats { connections, ..Stats::default() };
+                self.counters.iter().for_each(|counters| counters.add_to(&mut stats));
+                stats.undelivered += self.undelivered.load(Ordering::Relaxed);
+                stats.publish_refused += self.publish_refused.load(Ordering::Relaxed);
+                stats
             }
         }
     };
@@ -234,6 +321,10 @@ counters! {
     messages_received,
     /// Messages taken for sending, one per connection they go to.
     messages_sent,
+    /// Bytes received from peers, requests and frame headers included.
+    bytes_received,
+    /// Bytes taken by the kernel for peers, HTTP answers and frame headers included.
+    bytes_sent,
     /// Messages refused because a queue would have passed `max_backpressure`; the caller was
     /// told.
     dropped,
@@ -249,6 +340,9 @@ counters! {
     /// Published messages that a worker with subscribers did not get, because its mailbox was
     /// full or it had stopped.
     publish_refused,
+    /// Messages refused because a worker's queues would have passed `max_worker_backpressure`; the
+    /// caller was told.
+    dropped_worker_full,
     /// Messages posted to another worker that found their connection gone or full, or the worker
     /// stopped.
     undelivered,

@@ -24,6 +24,7 @@ pub(crate) mod publish;
 mod reading;
 pub(crate) mod route;
 pub(crate) mod schedule;
+pub(crate) mod shutdown;
 #[cfg(test)]
 mod simulation;
 mod time;
@@ -39,12 +40,13 @@ use std::sync::atomic::Ordering;
 
 pub(crate) use self::core::Core;
 use self::core::after;
-use self::mailbox::{Command, NOT_STOPPING, Shared};
+use self::mailbox::{Command, Job, Shared};
 use self::paths::Paths;
 use self::route::{Call, Outcome, Route};
 use self::schedule::Owner;
 use crate::config::Config;
 use crate::connection::{Connection, NEVER, Phase, subprotocol};
+use crate::context::WorkerContext;
 use crate::driver::{AcceptedSocket, ConnectionId, Driver, Event, ReceiveMemory};
 use crate::error::{Close, CloseCause};
 use crate::protocol::{self, CloseCode, Message, ProtocolError};
@@ -87,6 +89,8 @@ pub(crate) struct Crank {
     woken: bool,
     /// The server stops; whoever is still there at this moment is cut.
     stop_deadline_ms: Option<u64>,
+    /// Until then nobody notices that the server will stop.
+    announced_until_ms: u64,
 }
 
 impl Worker {
@@ -109,6 +113,7 @@ impl Worker {
             waiting: VecDeque::new(),
             woken: false,
             stop_deadline_ms: None,
+            announced_until_ms: NEVER,
         };
         crank.start_handlers();
         Self { memory, crank }
@@ -146,7 +151,9 @@ impl Worker {
         }
         crank.flush_all();
         crank.core.note_driver_stats();
-        crank.core.shared.counters.add(&mut crank.core.tally);
+        crank.core.publish_figures();
+        let took_us = crank.core.driver.now_us() - crank.core.turn_start_us;
+        crank.core.tables().note_turn(took_us);
         Ok(())
     }
 
@@ -154,7 +161,8 @@ impl Worker {
     fn receive(&mut self, timeout_ms: Option<u64>) -> io::Result<bool> {
         let crank = &mut self.crank;
         crank.core.driver.wait(timeout_ms)?;
-        crank.core.now_ms = crank.core.driver.now_ms();
+        crank.core.turn_start_us = crank.core.driver.now_us();
+        crank.core.now_ms = crank.core.turn_start_us / 1000;
         let mut something = false;
         while let Some(event) = crank.core.driver.next_event(&mut self.memory) {
             something = true;
@@ -177,7 +185,9 @@ impl Drop for Worker {
         let left = core.table.len();
         core.shared.connections.fetch_sub(left, Ordering::AcqRel);
         core.tally.undelivered += core.shared.mailboxes[usize::from(core.worker)].stop() as u64;
-        core.shared.counters.add(&mut core.tally);
+        core.buffered = 0;
+        core.publish_figures();
+        self.crank.core.shared.add_report(&self.crank.report());
     }
 }
 
@@ -194,7 +204,7 @@ impl Crank {
             return Some(0);
         }
         let mut deadline = self.core.timers.next_deadline().unwrap_or(NEVER);
-        deadline = deadline.min(self.accept_retry_ms);
+        deadline = deadline.min(self.accept_retry_ms).min(self.announced_until_ms);
         deadline = deadline.min(self.core.lifetimes.next_deadline().unwrap_or(NEVER));
         deadline = deadline.min(self.core.schedule.next_deadline().unwrap_or(NEVER));
         if let Some(stop) = self.stop_deadline_ms {
@@ -238,6 +248,8 @@ impl Crank {
         if self.stop_deadline_ms.is_none() {
             self.waiting.push_back(socket);
             self.admit();
+        } else {
+            self.core.stopping.report.refused += 1;
         }
     }
 
@@ -297,7 +309,7 @@ impl Crank {
             core.chosen_subprotocols.remove(&(id.slot() as u32));
         }
         // Whoever sees that it has gone also sees its end counted.
-        core.shared.counters.add(&mut core.tally);
+        core.publish_figures();
         core.shared.connections.fetch_sub(1, Ordering::AcqRel);
         if self.accept_retry_ms != NEVER {
             self.resume_accepting();
@@ -327,6 +339,7 @@ impl Crank {
         let now_ms = core.now_ms;
         let Some(connection) = core.table.get_mut(id) else { return };
         connection.last_received_ms = now_ms;
+        core.tally.bytes_received += bytes.len() as u64;
         if connection.pinged {
             connection.pinged = false;
             connection.deadline_ms = NEVER;
@@ -431,6 +444,7 @@ impl Crank {
             core.arm_timer(id);
         }
         core.flush(id);
+        core.note_goodbye_left(id);
         self.bury();
         let core = &mut self.core;
         let Some(connection) = core.table.get_mut(id) else { return };
@@ -486,7 +500,9 @@ impl Crank {
         let Some(connection) = core.table.get_mut(id) else { return };
         let Phase::Live(live) = &mut connection.phase else { return };
         let outgoing = connection.outgoing.get_or_insert_with(|| core.outgoing.take());
+        core.shared.counters[usize::from(core.worker)].tables.note_close_received(code);
         let cause = if live.endpoint.reply_close(outgoing.append_close()) {
+            core.tables().note_close_sent(code);
             CloseCause::Peer
         } else {
             CloseCause::Local
@@ -500,8 +516,10 @@ impl Crank {
         let Some(connection) = core.table.get_mut(id) else { return };
         let Phase::Live(live) = &mut connection.phase else { return };
         let outgoing = connection.outgoing.get_or_insert_with(|| core.outgoing.take());
-        live.endpoint.fail(error, outgoing.append_close());
         let code = u16::from(error.close_code());
+        if live.endpoint.fail(error, outgoing.append_close()) {
+            core.tables().note_close_sent(code);
+        }
         let cause = CloseCause::Protocol(error);
         self.finish(id, Close { code, reason: error.reason(), cause }, After::Drain);
     }
@@ -518,7 +536,9 @@ impl Crank {
         if cause == CloseCause::HandlerPanicked {
             core.tally.handler_panics += 1;
             let outgoing = connection.outgoing.get_or_insert_with(|| core.outgoing.take());
-            live.endpoint.close(Some(CloseCode::INTERNAL_ERROR), "", outgoing.append_close());
+            if live.endpoint.close(Some(CloseCode::INTERNAL_ERROR), "", outgoing.append_close()) {
+                core.tables().note_close_sent(1011);
+            }
             close.code = 1011;
             after = After::Drain;
         }
@@ -550,6 +570,7 @@ impl Crank {
         core.lifetimes.clear(id.slot() as u32);
         core.schedule.cancel_all(Owner::Connection(id));
         core.tally.closed += 1;
+        core.stopping.note_end(close.cause);
         core.ending_route = live.route;
         let panics = self.unsubscribe_all(id, live.route, live.session);
         let core = &mut self.core;
@@ -584,6 +605,9 @@ impl Crank {
         if self.accept_retry_ms <= now_ms {
             self.resume_accepting();
         }
+        if self.announced_until_ms <= now_ms {
+            self.heed_shutdown(&Arc::clone(&self.core.shared));
+        }
         if self.stop_deadline_ms.is_some_and(|deadline| deadline <= now_ms) {
             // Without any grace, the Closes of this very turn have not left yet.
             self.flush_all();
@@ -599,6 +623,9 @@ impl Crank {
     fn timed_out(&mut self, id: ConnectionId) {
         let core = &mut self.core;
         let (now_ms, config) = (core.now_ms, Arc::clone(&core.config));
+        if core.waits_for_reader(id) {
+            return;
+        }
         let Some(connection) = core.table.get_mut(id) else { return };
         match &connection.phase {
             Phase::Upgrade(None) | Phase::Draining { .. } => core.release(id),
@@ -674,14 +701,17 @@ impl Crank {
                 Command::Close { id, code, reason } => {
                     self.core.close(id, code, &reason);
                 }
+                Command::Run(Job(job)) => {
+                    let worker = &mut WorkerContext::new(&mut self.core, None);
+                    if route::guard(|| job(worker)) == Outcome::Panicked {
+                        self.core.tally.handler_panics += 1;
+                    }
+                }
             }
             self.bury();
         }
         self.commands = commands;
-        let grace_ms = shared.shutdown_grace_ms.load(Ordering::Acquire);
-        if grace_ms != NOT_STOPPING {
-            self.stop(grace_ms);
-        }
+        self.heed_shutdown(&shared);
     }
 
     fn deliver(&mut self, id: ConnectionId, text: bool, payload: &[u8]) {
@@ -693,30 +723,6 @@ impl Crank {
         };
         if self.core.send(id, message).is_err() {
             self.core.tally.undelivered += 1;
-        }
-    }
-
-    /// The server shall stop: no new connections, Close 1001 to everyone.
-    fn stop(&mut self, grace_ms: u64) {
-        let deadline_ms = self.core.now_ms.saturating_add(grace_ms);
-        if let Some(earlier) = &mut self.stop_deadline_ms {
-            *earlier = (*earlier).min(deadline_ms);
-            return;
-        }
-        self.stop_deadline_ms = Some(deadline_ms);
-        self.accept_retry_ms = NEVER;
-        self.waiting.clear();
-        self.core.driver.stop_listening();
-        for id in self.core.table.ids() {
-            let Some(connection) = self.core.table.get_mut(id) else { continue };
-            match &connection.phase {
-                Phase::Live(_) => {
-                    self.core.close(id, CloseCode::GOING_AWAY, "server shutting down");
-                }
-                Phase::Upgrade(None) => self.core.release(id),
-                Phase::Upgrade(Some(_)) => self.refuse(id, protocol::upgrade::Refusal::Busy),
-                Phase::Draining { .. } | Phase::Gone => {}
-            }
         }
     }
 

@@ -6,8 +6,9 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use super::mailbox::{Command, Shared, Tally};
+use super::mailbox::{Command, Shared};
 use super::route::{Call, Outcome};
 use super::topics::{Change, Subscriber, Topic};
 use super::{Core, Crank};
@@ -480,7 +481,7 @@ pub(crate) fn publish_from_outside(
     }
     if published.refused > 0 {
         let publish_refused = published.refused as u64;
-        shared.counters.add(&mut Tally { publish_refused, ..Tally::default() });
+        shared.publish_refused.fetch_add(publish_refused, Ordering::Relaxed);
     }
     published
 }

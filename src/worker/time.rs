@@ -7,6 +7,7 @@ use super::Crank;
 use super::core::Core;
 use super::route::{Call, Outcome};
 use super::schedule::Owner;
+use super::shutdown::REASON;
 use crate::connection::Phase;
 use crate::context::{TimerError, TimerId};
 use crate::driver::ConnectionId;
@@ -89,7 +90,9 @@ impl Crank {
     pub(super) fn end_lives(&mut self) {
         while let Some(slot) = self.core.lifetimes.expired(self.core.now_ms) {
             if let Some(id) = self.core.table.id_of(slot) {
-                self.core.close(id, CloseCode::GOING_AWAY, "time for a new connection");
+                let stops = self.core.stopping.began;
+                let reason = if stops { REASON } else { "time for a new connection" };
+                self.core.close(id, CloseCode::GOING_AWAY, reason);
             }
         }
     }

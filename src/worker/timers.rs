@@ -353,7 +353,7 @@ mod tests {
         assert_eq!(drain(&mut wheel, border - 1), [0]);
         assert_eq!(drain(&mut wheel, border), [1]);
         assert_eq!(drain(&mut wheel, border + 1), [2]);
-        assert_eq!(drain(&mut wheel, border + 30 * DAY_MS - 1), []);
+        assert!(drain(&mut wheel, border + 30 * DAY_MS - 1).is_empty());
         assert_eq!(drain(&mut wheel, border + 30 * DAY_MS), [3]);
     }
 
@@ -375,7 +375,7 @@ mod tests {
         assert_eq!(fired, [1, 2, 3, 6, 7, 8]);
         wheel.set(5, 60);
         assert_eq!(drain(&mut wheel, 60), [5]);
-        assert_eq!(drain(&mut wheel, 60 * DAY_MS), []);
+        assert!(drain(&mut wheel, 60 * DAY_MS).is_empty());
     }
 
     #[test]

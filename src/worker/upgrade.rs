@@ -236,6 +236,7 @@ impl Crank {
             Err(refusal) if request.method() == "HEAD" => {
                 let mut response = Vec::with_capacity(256);
                 refusal.write_response_to_head(&mut response);
+                self.core.tables().note_refusal(refusal);
                 Ok(Answer::Http { status: refusal.status(), response })
             }
             answer => answer,
@@ -245,6 +246,9 @@ impl Crank {
     /// The same for a head that is well-formed.
     fn serve(&mut self, id: ConnectionId, head: &upgrade::Request<'_>) -> Result<Answer, Refusal> {
         let Self { core, routes, paths, .. } = self;
+        if core.stopping.began {
+            return Err(Refusal::Busy);
+        }
         if !core.config.trust.knows_host(head.host()) {
             return Err(Refusal::Misdirected);
         }
@@ -369,6 +373,7 @@ impl Crank {
     /// Answers with an HTTP error and ends the connection.
     pub(super) fn refuse(&mut self, id: ConnectionId, refusal: Refusal) {
         self.core.tally.refused += 1;
+        self.core.tables().note_refusal(refusal);
         let mut response = Vec::with_capacity(256);
         refusal.write_response(&mut response);
         self.end_with(id, &response);

@@ -324,8 +324,12 @@ impl Driver for Epoll {
     }
 
     fn now_ms(&self) -> u64 {
-        // Instant is CLOCK_MONOTONIC on Linux. 2^64 ms outlast everything.
-        self.origin.elapsed().as_millis() as u64
+        self.now_us() / 1000
+    }
+
+    fn now_us(&self) -> u64 {
+        // Instant is CLOCK_MONOTONIC on Linux. 2^64 us outlast everything.
+        self.origin.elapsed().as_micros() as u64
     }
 
     fn stats(&self) -> DriverStats {

@@ -22,10 +22,11 @@ pub(super) fn after_turn(world: &World) {
             assert!(core.is_live(id), "seed {seed}: {id:?} has gone and has a timer");
         }
     }
-    let (mut lent, mut live) = (0, 0);
+    let (mut lent, mut live, mut unsent) = (0, 0, 0);
     for id in core.table.ids() {
         let connection = core.table.get(id).expect("just listed");
         lent += usize::from(connection.outgoing.is_some());
+        unsent += connection.unsent_len();
         live += usize::from(matches!(connection.phase, Phase::Live(_)));
         if let Err(broken) = check(world, id, connection) {
             let Connection { blocked, reading_paused, peer_ended, .. } = connection;
@@ -39,8 +40,10 @@ pub(super) fn after_turn(world: &World) {
         }
     }
     assert_eq!(core.outgoing.lent(), lent, "seed {seed}: an outgoing queue of nobody");
+    assert_eq!(core.buffered, unsent, "seed {seed}: bytes that wait");
     assert_eq!(world.worker.crank.routes[0].sessions(), live, "seed {seed}: sessions");
     let stats = world.shared.stats();
+    assert_eq!(stats.buffered_bytes, unsent as u64, "seed {seed}: {stats:?}");
     assert_eq!(stats.opened - stats.closed, live as u64, "seed {seed}: {stats:?}");
     assert_eq!(stats.connections, core.table.len() as u64, "seed {seed}: {stats:?}");
     assert!(core.table.len() <= world.config.max_connections, "seed {seed}: too many");
