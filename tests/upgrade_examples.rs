@@ -15,6 +15,7 @@ on_every_driver!(
     a_token_is_good_once,
     a_token_is_good_once_in_a_race_of_workers,
     tokens_are_for_whoever_is_logged_in,
+    whoever_gives_nothing_away_lets_any_page_in,
 );
 
 /// A correct upgrade request.
@@ -163,4 +164,15 @@ fn tokens_are_for_whoever_is_logged_in(driver: Driver) {
     assert_eq!(upgrade(&program, &target, evil).read_answer().status, 403);
     opened(&mut upgrade(&program, &target, "Origin: http://localhost\r\n"));
     program.stop();
+}
+
+/// Test suites and pages of any site may use these three.
+fn whoever_gives_nothing_away_lets_any_page_in(driver: Driver) {
+    for name in ["echo", "broadcast", "relay"] {
+        let program = Program::start(name, driver, &[]);
+        for origin in ["http://localhost", "https://other.example", "null", "anything"] {
+            opened(&mut upgrade(&program, "/", &format!("Origin: {origin}\r\n")));
+        }
+        program.stop();
+    }
 }
