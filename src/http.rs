@@ -30,7 +30,6 @@ impl Response {
     }
 
     /// Sets the status code, as for [`new`](Self::new).
-    #[must_use]
     pub fn status(mut self, status: u16) -> Self {
         self.status = status;
         self

@@ -64,10 +64,11 @@ fn messages_come_back(driver: Driver) {
 
 fn a_path_and_a_query_are_asked_for(driver: Driver) {
     let server = TestServer::start(driver, |server| server.websocket("/chat", |_| Echo));
+    let origin = format!("http://{}", server.addr);
     for (builder, target) in [
         (patient(), "/chat?room=1"),
         (patient().target("/chat"), "/elsewhere"),
-        (patient().header("Origin", "http://localhost").header("X-A", ""), "/chat"),
+        (patient().header("Origin", &origin).header("X-A", ""), "/chat"),
     ] {
         let mut client = builder.connect(&url(&server, target)).expect("connected");
         client.send("here").expect("sent");

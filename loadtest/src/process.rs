@@ -67,15 +67,20 @@ impl Reading {
             };
             // A thread may end between the listing and the reading.
             let Ok(status) = fs::read_to_string(path.join("status")) else { continue };
-            let (run_ns, wait_ns) = match fs::read_to_string(path.join("schedstat")) {
+            let cpu_time = match fs::read_to_string(path.join("schedstat")) {
                 Ok(text) => parse_schedstat(&text),
                 // Kernels without CONFIG_SCHED_INFO: clock ticks, and no waiting time.
                 Err(_) => fs::read_to_string(path.join("stat"))
                     .ok()
                     .and_then(|text| parse_stat(&text))
                     .map(|run_ns| (run_ns, 0)),
-            }
-            .ok_or_else(|| Failure::new(format!("cannot read the CPU time of process {pid}")))?;
+            };
+            let Some((run_ns, wait_ns)) = cpu_time else {
+                if path.exists() {
+                    return Err(Failure::new(format!("cannot read the CPU time of process {pid}")));
+                }
+                continue;
+            };
             let thread = Thread {
                 run_ns,
                 wait_ns,

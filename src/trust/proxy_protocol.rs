@@ -46,11 +46,16 @@ fn parse_line(bytes: &[u8]) -> Result<Option<Header>, Malformed> {
         return Err(Malformed);
     }
     let visible = &bytes[..bytes.len().min(MAX_LINE)];
-    let Some(end) = visible.windows(2).position(|two| two == b"\r\n") else {
-        // A line is printable up to its CR.
-        let text = visible.strip_suffix(b"\r").unwrap_or(visible);
-        let printable = text.iter().all(|byte| matches!(byte, b' '..=b'~'));
-        return if printable && bytes.len() < MAX_LINE { Ok(None) } else { Err(Malformed) };
+    let end = visible.windows(2).position(|two| two == b"\r\n");
+    let line = match end {
+        Some(end) => &visible[..end],
+        None => visible.strip_suffix(b"\r").unwrap_or(visible),
+    };
+    if !line.iter().all(|byte| matches!(byte, b' '..=b'~')) {
+        return Err(Malformed);
+    }
+    let Some(end) = end else {
+        return if bytes.len() < MAX_LINE { Ok(None) } else { Err(Malformed) };
     };
     let len = end + 2;
     let line = str::from_utf8(&bytes[start.len()..end]).map_err(|_| Malformed)?;
@@ -216,6 +221,8 @@ mod tests {
             b"PROXY \r\n",
             b"PROXY TCP4 \n",
             b"PROXY TCP4 \0",
+            b"PROXY UNKNOWN \0\r\n",
+            b"PROXY UNKNOWN \r \r\n",
             b"\r\n\r\n\0\r\nQUIT\r",
             b"\r\n\r\n\r",
             b"\x16\x03\x01",
