@@ -26,6 +26,7 @@ pub(crate) mod schedule;
 pub(crate) mod shutdown;
 #[cfg(test)]
 mod simulation;
+mod streaming;
 mod time;
 pub(crate) mod timers;
 mod upgrade;

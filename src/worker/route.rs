@@ -11,6 +11,7 @@ use super::Core;
 use crate::context::WorkerContext;
 use crate::driver::ConnectionId;
 use crate::error::Close;
+use crate::fragment::Fragment;
 use crate::handler::Handler;
 use crate::protocol::Message;
 use crate::websocket::WebSocket;
@@ -35,6 +36,7 @@ pub(crate) enum Call<'a> {
     Pong(&'a [u8]),
     Drain,
     Timer(u64),
+    Fragment(Fragment<'a>),
 }
 
 /// A handler whose session type is known only inside.
@@ -48,6 +50,9 @@ pub(crate) trait Route {
     /// Calls `on_close`, then drops the session.
     fn end(&mut self, core: &mut Core, id: ConnectionId, session: u32, close: Close<'_>)
     -> Outcome;
+
+    /// Whether messages are delivered in parts.
+    fn streams(&self) -> bool;
 
     /// Calls `on_start`; `number` is that of the route.
     fn start(&mut self, core: &mut Core, number: u16) -> Outcome;
@@ -101,6 +106,7 @@ impl<H: Handler> Route for RouteOf<H> {
                 Call::Pong(payload) => handler.on_pong(ws, payload),
                 Call::Drain => handler.on_drain(ws),
                 Call::Timer(key) => handler.on_timer(ws, key),
+                Call::Fragment(fragment) => handler.on_fragment(ws, fragment),
             }
         })
     }
@@ -122,6 +128,10 @@ impl<H: Handler> Route for RouteOf<H> {
         // Apart from the call: a second panic while the first one unwinds would abort.
         let dropped = guard(move || drop(session));
         if called == Outcome::Panicked { called } else { dropped }
+    }
+
+    fn streams(&self) -> bool {
+        H::STREAM
     }
 
     fn start(&mut self, core: &mut Core, number: u16) -> Outcome {

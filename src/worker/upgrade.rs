@@ -11,10 +11,10 @@ use crate::connection::{Live, NEVER, Phase, Upgrading};
 use crate::driver::ConnectionId;
 use crate::error::CloseCause;
 use crate::http::Response;
-use crate::protocol::Endpoint;
 use crate::protocol::upgrade::{
     HeadScanner, Refusal, Request, ServerHandshake, write_http_response,
 };
+use crate::protocol::{Endpoint, Limits};
 
 /// What a complete request head comes to.
 enum Answer {
@@ -120,8 +120,14 @@ impl Crank {
         };
         let core = &mut self.core;
         let Some(connection) = core.table.get_mut(id) else { return };
-        let endpoint = Endpoint::server(core.config.limits);
-        connection.phase = Phase::Live(Live { endpoint, session, route });
+        let streams = self.routes[usize::from(route)].streams();
+        let limits = match streams {
+            // The length of a streamed message is not limited by what may be buffered.
+            true => core.config.limits.max_message(Limits::MAXIMUM),
+            false => core.config.limits,
+        };
+        let endpoint = Endpoint::server(limits);
+        connection.phase = Phase::Live(Live { endpoint, session, route, streams });
         connection.deadline_ms = NEVER;
         let outgoing = connection.outgoing.get_or_insert_with(|| core.outgoing.take());
         outgoing.append().extend_from_slice(response);
