@@ -19,6 +19,8 @@ pub(crate) struct Config {
     /// Worker threads; 0 was already replaced by the number of cores.
     pub(crate) workers: u16,
     pub(crate) limits: Limits,
+    /// Bytes of a message that is delivered in parts.
+    pub(crate) max_streamed_message: u64,
     /// Bytes that may wait for one connection's socket.
     pub(crate) max_backpressure: usize,
     /// Bytes that may wait for all sockets of one worker; 0 is no limit.
@@ -54,6 +56,7 @@ impl Default for Config {
             driver: DriverChoice::Auto,
             workers: 1,
             limits: Limits::new(),
+            max_streamed_message: u64::MAX,
             max_backpressure: 1024 * 1024,
             max_worker_backpressure: 1024 * 1024 * 1024,
             max_connections: 100_000,

@@ -84,6 +84,10 @@ pub enum SendError {
     MailboxFull,
     /// The server has stopped.
     Stopped,
+    /// A message to a connection to which one is sent in fragments that is not finished; or a
+    /// fragment that does not continue one, or is of the other kind (RFC 6455 5.4). Nothing was
+    /// queued.
+    OutOfOrder,
     /// The server has no worker of this number.
     NoSuchWorker,
 }
@@ -95,6 +99,7 @@ impl fmt::Display for SendError {
             Self::Full => "the connection's outgoing queue is full",
             Self::MailboxFull => "the worker's mailbox is full",
             Self::Stopped => "the server has stopped",
+            Self::OutOfOrder => "the fragments of another message are not complete",
             Self::NoSuchWorker => "the server has no such worker",
         })
     }

@@ -2,6 +2,7 @@
 
 use crate::context::WorkerContext;
 use crate::error::Close;
+use crate::fragment::Fragment;
 use crate::protocol::Message;
 use crate::publish::{Dropped, Subscription};
 use crate::upgrade::{Session, Upgrade, UpgradeRequest};
@@ -75,6 +76,11 @@ pub trait Handler: 'static {
         Upgrade::by_default()
     }
 
+    /// Delivers messages in parts as they arrive, through [`on_fragment`](Self::on_fragment) instead
+    /// of [`on_message`](Self::on_message): for messages that are too long to be buffered. Default
+    /// false.
+    const STREAM: bool = false;
+
     /// The worker is ready; it accepts connections after this has returned. The place to set the
     /// first worker timer. A panic here is counted in
     /// [`Stats::handler_panics`](crate::Stats::handler_panics) and stops nothing.
@@ -92,6 +98,19 @@ pub trait Handler: 'static {
     /// UTF-8). The message borrows the receive buffer and ends with the call; it may be sent on
     /// from there without a copy of one's own.
     fn on_message(&mut self, ws: &mut WebSocket<'_, Self::Session>, message: Message<'_>);
+
+    /// A part of a message arrived; only with [`STREAM`](Self::STREAM), and then for every message,
+    /// also for one that arrives whole.
+    ///
+    /// Where parts begin and end says nothing: it depends on the frames of the peer and on how its
+    /// bytes were received. No part is empty but possibly the last one, and none is longer than a
+    /// `receive_buffer`. A text has whole, validated characters in each part (RFC 6455 8.1); of one
+    /// that was cut in between, the part is that character alone. A message may stay without its
+    /// last part: `on_close` follows then. Parts borrow the receive buffer; nothing is copied and
+    /// no memory is kept. Limit: [`max_streamed_message`](crate::ServerBuilder::max_streamed_message).
+    fn on_fragment(&mut self, ws: &mut WebSocket<'_, Self::Session>, fragment: Fragment<'_>) {
+        let _ = (ws, fragment);
+    }
 
     /// A Ping arrived; the Pong has already been queued (RFC 6455 5.5.2). At most 125 bytes.
     fn on_ping(&mut self, ws: &mut WebSocket<'_, Self::Session>, payload: &[u8]) {

@@ -100,6 +100,7 @@ mod context;
 mod driver;
 mod error;
 mod figures;
+mod fragment;
 mod handle;
 mod handler;
 mod http;
@@ -121,6 +122,7 @@ pub use driver::{
 };
 pub use error::{Close, CloseCause, Error, SendError};
 pub use figures::{CloseCodes, Refusals, TurnTimes};
+pub use fragment::Fragment;
 pub use handle::Handle;
 pub use handler::Handler;
 pub use http::{QueryPairs, Request, Response};

@@ -226,6 +226,15 @@ impl ServerBuilder {
         self
     }
 
+    /// Largest message to a handler with [`Handler::STREAM`], in bytes, instead of
+    /// [`Limits::max_message`]; 1009 beyond it. Each of its frames is limited by
+    /// [`Limits::max_frame`] (2 GiB - 1 if that is not set), their number by
+    /// [`Limits::max_fragments`]. It costs no memory. Default zero: no limit.
+    pub fn max_streamed_message(mut self, bytes: u64) -> Self {
+        self.config.max_streamed_message = if bytes == 0 { u64::MAX } else { bytes };
+        self
+    }
+
     /// Bytes that may wait for one connection because its peer is slow to read; a message that
     /// would pass it is refused to the caller. From half of it on, the peer is not read either,
     /// so that it cannot fill the queue with answers to its own messages. One message that

@@ -8,6 +8,7 @@ use crate::config::millis;
 use crate::context::{TimerError, TimerId, WorkerContext};
 use crate::driver::ConnectionId;
 use crate::error::SendError;
+use crate::fragment::Fragment;
 use crate::handle::Handle;
 use crate::protocol::{CloseCode, Message};
 use crate::publish::{PreparedMessage, Publication, Published, SubscribeError};
@@ -23,7 +24,8 @@ pub enum SendStatus {
     /// uses memory; [`on_drain`](crate::Handler::on_drain) says when the queue is empty.
     Queued,
     /// Refused: the queue would pass `max_backpressure` or the worker's queues together
-    /// `max_worker_backpressure`, or the connection is closing. Nothing of it will be sent.
+    /// `max_worker_backpressure`, or the connection is closing, or a message in fragments is
+    /// unfinished. Nothing of it will be sent.
     Dropped,
 }
 
@@ -48,6 +50,26 @@ impl<S> WebSocket<'_, S> {
         self.core.send(self.id, message.into()).unwrap_or(SendStatus::Dropped)
     }
 
+    /// Sends a part of a message (RFC 6455 5.4), so that a long one need not be in memory at once,
+    /// and others are served in between. The parts may come from different callbacks:
+    /// [`Fragment::first`], then any number of [`Fragment::next`], then [`Fragment::last`].
+    ///
+    /// Until the last one, every whole message to this connection is refused, whoever sends it:
+    /// [`SendStatus::Dropped`], [`SendError::OutOfOrder`]. Pings, pongs and the Close may be sent;
+    /// a Close leaves the message unfinished for ever. The parts count as one message.
+    ///
+    /// After `Queued`, wait for [`on_drain`](crate::Handler::on_drain).
+    ///
+    /// # Errors
+    ///
+    /// In every case nothing was queued and the same message can go on later.
+    /// [`SendError::OutOfOrder`] for a first part while a message is unfinished, or another part
+    /// without one or of the other kind; [`SendError::Full`] if a limit would be passed;
+    /// [`SendError::Gone`] if the connection is closing.
+    pub fn send_fragment(&mut self, fragment: Fragment<'_>) -> Result<SendStatus, SendError> {
+        self.core.send_fragment(self.id, fragment)
+    }
+
     /// Sends a message to another connection of any worker of this server.
     ///
     /// To a connection of the same worker this is as cheap as [`send`](Self::send). To another
@@ -58,7 +80,8 @@ impl<S> WebSocket<'_, S> {
     /// # Errors
     ///
     /// [`SendError::Gone`] if the connection is closing or gone, [`SendError::Full`] if its queue
-    /// would pass a limit, [`SendError::MailboxFull`] or [`SendError::Stopped`] for
+    /// would pass a limit, [`SendError::OutOfOrder`] while a message to it in fragments is
+    /// unfinished, [`SendError::MailboxFull`] or [`SendError::Stopped`] for
     /// another worker. The message was not queued then.
     pub fn send_to<'m>(
         &mut self,

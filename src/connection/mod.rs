@@ -116,6 +116,8 @@ pub(crate) struct Live {
     pub(crate) session: u32,
     /// Index of the route.
     pub(crate) route: u16,
+    /// Its handler takes messages in parts.
+    pub(crate) streams: bool,
 }
 
 impl Connection {

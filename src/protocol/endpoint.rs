@@ -21,8 +21,12 @@ use super::state::Lifecycle;
 use crate::simd::{InvalidUtf8, unmask, unmask_text};
 
 mod reading;
+mod streaming;
 
 pub use super::state::State;
+
+pub(crate) use streaming::Received;
+pub(in crate::protocol) use streaming::Streamed;
 
 use reading::Reading;
 
@@ -139,8 +143,8 @@ pub struct Endpoint {
     /// True while the usual case of [`Endpoint::receive`] may be tried: see
     /// [`Endpoint::is_between_messages`], which it repeats for the sake of one branch.
     between_messages: bool,
-    /// True while a fragmented message is being sent.
-    sending_fragments: bool,
+    /// Text or Binary while a fragmented message is being sent.
+    sending: Option<Opcode>,
     max_frame: u32,
     max_message: u32,
     max_fragments: u32,
@@ -175,7 +179,7 @@ impl Endpoint {
             role,
             lifecycle: Lifecycle::new(),
             between_messages: false,
-            sending_fragments: false,
+            sending: None,
             max_frame: limits.frame(),
             max_message: limits.message(),
             max_fragments: limits.fragments(),
@@ -202,7 +206,14 @@ impl Endpoint {
     /// True if a message of one frame may be sent now: open, and not inside a fragmented message.
     #[inline]
     pub(crate) fn may_send(&self) -> bool {
-        self.is_open() && !self.sending_fragments
+        self.is_open() && self.sending.is_none()
+    }
+
+    /// `Text` or `Binary` if a fragmented message of ours is unfinished: until it is, no other
+    /// message can be sent (RFC 6455 5.4).
+    #[inline]
+    pub fn sending(&self) -> Option<Opcode> {
+        self.sending
     }
 
     /// Capacity that is held for an unfinished message or frame, in bytes. Zero while idle; at
@@ -297,11 +308,15 @@ impl Endpoint {
     ) -> Result<(), NotOpen> {
         // RFC 6455 5.4: a continuation needs a message, and a message is not interrupted by
         // another one.
-        let in_order = (opcode == Opcode::Continuation) == self.sending_fragments;
+        let in_order = (opcode == Opcode::Continuation) == self.sending.is_some();
         if !self.is_open() || opcode.is_control() || !in_order {
             return Err(NotOpen);
         }
-        self.sending_fragments = !fin;
+        self.sending = match (fin, self.sending) {
+            (true, _) => None,
+            (false, None) => Some(opcode),
+            (false, kind) => kind,
+        };
         self.write_frame(fin, opcode, payload, out);
         Ok(())
     }

@@ -25,6 +25,7 @@ mod text;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 
+pub(crate) use text::split_text;
 pub use text::{InvalidUtf8, TextBuffer};
 
 /// Largest payload that `short` takes.

@@ -168,6 +168,18 @@ fn cut_len(bytes: &[u8]) -> usize {
     0
 }
 
+/// Splits `bytes`, which begin with a character, behind their last whole one: a text, and at most
+/// three bytes that may still become a character.
+///
+/// # Errors
+///
+/// [`InvalidUtf8`] if the bytes cannot become UTF-8, whatever follows.
+pub(crate) fn split_text(bytes: &[u8]) -> Result<(&str, &[u8]), InvalidUtf8> {
+    let (whole, cut) = bytes.split_at(whole_characters(bytes)?);
+    // SAFETY: `whole_characters` has validated so many bytes, and those only.
+    Ok((unsafe { std::str::from_utf8_unchecked(whole) }, cut))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

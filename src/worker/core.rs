@@ -161,7 +161,7 @@ impl Core {
             return self.send_large(id, message);
         }
         if live.endpoint.send(message, outgoing.append()).is_err() {
-            return Err(SendError::Gone);
+            return Err(self.why_not(id));
         }
         self.tally.messages_sent += 1;
         if !connection.dirty {
@@ -182,8 +182,8 @@ impl Core {
         let len = message.len();
         let Some(connection) = self.table.get_mut(id) else { return Err(SendError::Gone) };
         let Phase::Live(live) = &mut connection.phase else { return Err(SendError::Gone) };
-        if !live.endpoint.is_open() {
-            return Err(SendError::Gone);
+        if !live.endpoint.is_open() || live.endpoint.sending().is_some() {
+            return Err(self.why_not(id));
         }
         let blocked = connection.blocked;
         let shared = connection.outgoing.as_ref().is_some_and(|outgoing| outgoing.has_shared());
@@ -436,7 +436,7 @@ impl Core {
     }
 
     /// Takes the present length of a connection's queue into the worker's sum.
-    fn note_buffered(&mut self, id: ConnectionId) {
+    pub(super) fn note_buffered(&mut self, id: ConnectionId) {
         let Some(connection) = self.table.get_mut(id) else { return };
         if let Some(outgoing) = &mut connection.outgoing {
             let unsent = outgoing.unsent_len();
@@ -446,7 +446,7 @@ impl Core {
     }
 
     /// True if so many bytes more would pass `max_worker_backpressure`.
-    fn is_over_limit(&self, more: usize) -> bool {
+    pub(super) fn is_over_limit(&self, more: usize) -> bool {
         let max = self.config.max_worker_backpressure;
         max != 0 && self.buffered + more > max
     }

@@ -343,6 +343,9 @@ counters! {
     /// Messages refused because a worker's queues would have passed `max_worker_backpressure`; the
     /// caller was told.
     dropped_worker_full,
+    /// Messages and fragments refused because of the order of a message that is sent in fragments;
+    /// the caller was told.
+    dropped_out_of_order,
     /// Messages posted to another worker that found their connection gone or full, or the worker
     /// stopped.
     undelivered,

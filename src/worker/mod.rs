@@ -27,6 +27,7 @@ pub(crate) mod schedule;
 pub(crate) mod shutdown;
 #[cfg(test)]
 mod simulation;
+mod streaming;
 mod time;
 pub(crate) mod timers;
 pub(crate) mod topic_index;

@@ -69,7 +69,7 @@ impl Crank {
         // Received before the pause took effect, or behind input that waits already.
         let waits = connection.reading_paused
             && (connection.blocked || connection.paused_by_handler || connection.holds_input());
-        let rest = if waits { bytes.len() } else { self.feed(id, bytes) };
+        let rest = if waits { bytes.len() } else { self.look_at(id, bytes) };
         if rest != 0 {
             self.core.hold(id, &bytes[bytes.len() - rest..]);
         }
@@ -124,7 +124,7 @@ impl Crank {
             && outgoing.holds_input()
         {
             let (mut held, start) = outgoing.take_held();
-            let rest = self.feed(id, &mut held[start..]);
+            let rest = self.look_at(id, &mut held[start..]);
             let start = held.len() - rest;
             if let Some(connection) = self.core.table.get_mut(id)
                 && matches!(connection.phase, Phase::Live(_))

@@ -13,6 +13,7 @@ use super::Core;
 use crate::context::WorkerContext;
 use crate::driver::ConnectionId;
 use crate::error::Close;
+use crate::fragment::Fragment;
 use crate::handler::Handler;
 use crate::http::Response;
 use crate::protocol::Message;
@@ -41,6 +42,7 @@ pub(crate) enum Call<'a> {
     Pong(&'a [u8]),
     Drain,
     Timer(u64),
+    Fragment(Fragment<'a>),
     Dropped(Dropped<'a>),
     Subscription(Subscription<'a>),
 }
@@ -76,6 +78,9 @@ pub(crate) trait Route {
     /// Calls `on_close`, then drops the session.
     fn end(&mut self, core: &mut Core, id: ConnectionId, session: u32, close: Close<'_>)
     -> Outcome;
+
+    /// Whether messages are delivered in parts.
+    fn streams(&self) -> bool;
 
     /// Calls `on_start`; `number` is that of the route.
     fn start(&mut self, core: &mut Core, number: u16) -> Outcome;
@@ -157,6 +162,7 @@ impl<H: Handler> Route for RouteOf<H> {
                 Call::Timer(key) => handler.on_timer(ws, key),
                 Call::Dropped(dropped) => handler.on_dropped(ws, dropped),
                 Call::Subscription(subscription) => handler.on_subscription(ws, subscription),
+                Call::Fragment(fragment) => handler.on_fragment(ws, fragment),
             }
         })
     }
@@ -178,6 +184,10 @@ impl<H: Handler> Route for RouteOf<H> {
         // Apart from the call: a second panic while the first one unwinds would abort.
         let dropped = guard(move || drop(session));
         if called == Outcome::Panicked { called } else { dropped }
+    }
+
+    fn streams(&self) -> bool {
+        H::STREAM
     }
 
     fn start(&mut self, core: &mut Core, number: u16) -> Outcome {

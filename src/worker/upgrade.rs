@@ -15,8 +15,8 @@ use crate::driver::ConnectionId;
 use crate::error::CloseCause;
 use crate::http::request::PeerAddr;
 use crate::http::{Request, Response};
-use crate::protocol::Endpoint;
 use crate::protocol::upgrade::{self, HeadScanner, Refusal, ServerHandshake, write_http_response};
+use crate::protocol::{Endpoint, Limits};
 use crate::trust::proxy_protocol;
 use crate::upgrade::UpgradeRequest;
 use crate::upgrade::ticket::Pending;
@@ -344,8 +344,14 @@ impl Crank {
         let Opening { route, session, agreed, chosen, response } = opening;
         let core = &mut self.core;
         let Some(connection) = core.table.get_mut(id) else { return };
-        let endpoint = Endpoint::server(core.config.limits);
-        connection.phase = Phase::Live(Live { endpoint, session, route });
+        let streams = self.routes[usize::from(route)].streams();
+        let limits = match streams {
+            // The length of a streamed message is not limited by what may be buffered.
+            true => core.config.limits.max_message(Limits::MAXIMUM),
+            false => core.config.limits,
+        };
+        let endpoint = Endpoint::server(limits);
+        connection.phase = Phase::Live(Live { endpoint, session, route, streams });
         connection.deadline_ms = NEVER;
         // The decision may have taken longer than the idle timeout.
         connection.last_received_ms = core.now_ms;

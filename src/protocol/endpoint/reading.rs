@@ -38,26 +38,26 @@ impl Reading {
 /// A frame whose header was accepted. Invariant: `received <= payload_len`.
 #[derive(Clone, Copy)]
 pub(super) struct Frame {
-    fin: bool,
-    opcode: Opcode,
+    pub(super) fin: bool,
+    pub(super) opcode: Opcode,
     masking_key: Option<[u8; 4]>,
     payload_len: u32,
-    received: u32,
+    pub(super) received: u32,
 }
 
 impl Frame {
-    fn remaining(&self) -> usize {
+    pub(super) fn remaining(&self) -> usize {
         (self.payload_len - self.received) as usize
     }
 
     /// The masking key and where the next piece begins, for the kernels.
-    fn mask(&self) -> Option<([u8; 4], usize)> {
+    pub(super) fn mask(&self) -> Option<([u8; 4], usize)> {
         self.masking_key.map(|key| (key, self.received as usize))
     }
 }
 
 /// What a piece of payload led to.
-enum Progress<'b> {
+pub(super) enum Progress<'b> {
     Event(Event<'b>),
     /// The frame is complete, its message is not.
     Fragment,
@@ -128,7 +128,10 @@ impl Endpoint {
     }
 
     /// Reads a header, or keeps the bytes that have arrived of it and gives `None`.
-    fn read_header(&mut self, input: &mut &mut [u8]) -> Result<Option<Frame>, ProtocolError> {
+    pub(super) fn read_header(
+        &mut self,
+        input: &mut &mut [u8],
+    ) -> Result<Option<Frame>, ProtocolError> {
         let Reading::Header { mut bytes, len } = self.reading else { return Ok(None) };
         let kept = usize::from(len);
         let decoded = if kept == 0 {
@@ -215,7 +218,7 @@ impl Endpoint {
     }
 
     /// Reads what has arrived of a payload.
-    fn read_payload<'b>(
+    pub(super) fn read_payload<'b>(
         &mut self,
         mut frame: Frame,
         input: &mut &'b mut [u8],

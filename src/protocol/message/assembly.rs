@@ -6,6 +6,7 @@
 
 use super::pool::SMALL_MAX;
 use super::{BufferPool, CompleteText};
+use crate::protocol::endpoint::Streamed;
 use crate::simd::{InvalidUtf8, TextBuffer, unmask};
 
 /// Fresh buffers start with this capacity, in bytes, so that they are worth keeping.
@@ -30,6 +31,8 @@ pub(in crate::protocol) enum Assembled {
 enum Payload {
     Text(TextBuffer),
     Binary(Vec<u8>),
+    /// Handed out in parts, so that nothing is kept.
+    Streamed(Streamed),
 }
 
 impl Assembly {
@@ -43,11 +46,25 @@ impl Assembly {
         Self { payload: Payload::Binary(Vec::new()), capacity: 0 }
     }
 
-    /// Bytes so far.
+    /// A message that is handed out in parts. Holds no memory, and never will.
+    pub(in crate::protocol) fn of_streamed(streamed: Streamed) -> Self {
+        Self { payload: Payload::Streamed(streamed), capacity: 0 }
+    }
+
+    /// What was kept with [`Self::of_streamed`].
+    pub(in crate::protocol) fn streamed(&self) -> Option<Streamed> {
+        match self.payload {
+            Payload::Streamed(streamed) => Some(streamed),
+            Payload::Text(_) | Payload::Binary(_) => None,
+        }
+    }
+
+    /// Bytes that are kept.
     pub(in crate::protocol) fn len(&self) -> usize {
         match &self.payload {
             Payload::Text(text) => text.len(),
             Payload::Binary(bytes) => bytes.len(),
+            Payload::Streamed(_) => 0,
         }
     }
 
@@ -81,6 +98,10 @@ impl Assembly {
                     unmask(piece, key, phase);
                 }
                 bytes.extend_from_slice(piece);
+                Ok(())
+            }
+            Payload::Streamed(_) => {
+                debug_assert!(false, "a stream is read by `receive_part` only");
                 Ok(())
             }
         }
@@ -120,6 +141,7 @@ impl Assembly {
                 text.push(&outgrown, None)?;
                 outgrown
             }
+            Payload::Streamed(_) => buffer,
         };
         pool.give(outgrown);
         Ok(())
@@ -134,6 +156,7 @@ impl Assembly {
         match self.payload {
             Payload::Text(text) => CompleteText::new(text).map(Assembled::Text),
             Payload::Binary(bytes) => Ok(Assembled::Binary(bytes)),
+            Payload::Streamed(_) => Ok(Assembled::Binary(Vec::new())),
         }
     }
 
@@ -142,6 +165,7 @@ impl Assembly {
         pool.give(match self.payload {
             Payload::Text(text) => text.into_buffer(),
             Payload::Binary(bytes) => bytes,
+            Payload::Streamed(_) => return,
         });
     }
 }
