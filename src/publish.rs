@@ -218,6 +218,9 @@ pub enum DropReason {
     Full,
     /// The subscriber was behind, and the policy is [`SlowSubscriber::Skip`].
     Skipped,
+    /// The application is in the middle of a streamed message to the subscriber, and no other
+    /// message may come in between (RFC 6455 5.4).
+    Streaming,
     /// A newer message took its place ([`SlowSubscriber::Latest`]).
     Replaced,
 }

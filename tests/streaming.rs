@@ -489,6 +489,8 @@ fn nothing_gets_between_the_fragments(driver: Driver) {
         assert_eq!(ws.send_to(id, "whole"), Err(SendError::OutOfOrder));
         assert_eq!(ws.send_fragment(Fragment::whole("w")), Err(SendError::OutOfOrder));
         assert_eq!(ws.worker().send_to(id, "whole"), Err(SendError::OutOfOrder));
+        assert_eq!(ws.subscribe("topic"), Ok(true));
+        assert_eq!(ws.publish_to_all("topic", "whole").dropped, 1);
         assert_eq!(ws.ping(b"ping"), SendStatus::Sent);
         ws.send_fragment(Fragment::next("two ")).expect("in order");
         ws.send_fragment(Fragment::last("three")).expect("in order");

@@ -199,7 +199,7 @@ impl Outgoing {
 
     /// Queues what is parked, in the order in which it came.
     #[cold]
-    fn release_latest(&mut self) {
+    pub(crate) fn release_latest(&mut self) {
         let Some(latest) = self.latest.take() else { return };
         for frame in latest.in_order() {
             if frame.len() < SHARE_FROM {

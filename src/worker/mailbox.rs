@@ -334,6 +334,9 @@ counters! {
     /// Published messages that a subscriber missed because it was behind
     /// ([`SlowSubscriber::Skip`](crate::SlowSubscriber::Skip)).
     publish_skipped,
+    /// Published messages that a subscriber missed because the application was in the middle of a
+    /// streamed message to it.
+    publish_streaming,
     /// Published messages that were taken for a subscriber, and given up for a newer one
     /// ([`SlowSubscriber::Latest`](crate::SlowSubscriber::Latest)).
     publish_replaced,

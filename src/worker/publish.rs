@@ -218,6 +218,10 @@ impl Core {
             let Some((id, connection)) = self.table.at_mut(slot) else { continue };
             let Phase::Live(live) = &connection.phase else { continue };
             if !live.endpoint.may_send() {
+                if live.endpoint.is_open() {
+                    published.dropped += 1;
+                    self.note_drop(id, topic, DropReason::Streaming);
+                }
                 continue;
             }
             let outgoing = connection.outgoing.get_or_insert_with(|| self.outgoing.take());
@@ -253,6 +257,10 @@ impl Core {
             let Some((id, connection)) = self.table.at_mut(slot) else { continue };
             let Phase::Live(live) = &connection.phase else { continue };
             if !live.endpoint.may_send() {
+                if live.endpoint.is_open() {
+                    published.dropped += 1;
+                    self.note_drop(id, topic, DropReason::Streaming);
+                }
                 continue;
             }
             let outgoing = connection.outgoing.get_or_insert_with(|| self.outgoing.take());
@@ -305,6 +313,7 @@ impl Core {
         match reason {
             DropReason::Full => self.tally.publish_full += 1,
             DropReason::Skipped => self.tally.publish_skipped += 1,
+            DropReason::Streaming => self.tally.publish_streaming += 1,
             DropReason::Replaced => self.tally.publish_replaced += 1,
         }
         let Topic { number, shared, .. } = self.topics.topic(topic);
@@ -362,8 +371,12 @@ impl Core {
         let high_water = self.config.high_water();
         let Some(connection) = self.table.get_mut(id) else { return Err(SendError::Gone) };
         let Phase::Live(live) = &connection.phase else { return Err(SendError::Gone) };
-        if !live.endpoint.may_send() {
+        if !live.endpoint.is_open() {
             return Err(SendError::Gone);
+        }
+        if !live.endpoint.may_send() {
+            self.tally.dropped_out_of_order += 1;
+            return Err(SendError::OutOfOrder);
         }
         let outgoing = connection.outgoing.get_or_insert_with(|| self.outgoing.take());
         let shared = message.frame();

@@ -117,6 +117,10 @@ impl Core {
         let Some(connection) = self.table.get_mut(id) else { return Err(SendError::Gone) };
         let Phase::Live(live) = &mut connection.phase else { return Err(SendError::Gone) };
         let outgoing = connection.outgoing.get_or_insert_with(|| self.outgoing.take());
+        if first {
+            // What waits for the socket to drain must not come between the fragments.
+            outgoing.release_latest();
+        }
         let unsent = outgoing.unsent_len();
         // Not even a fragment in the middle is taken beyond the limit: its message waits.
         if unsent != 0 && unsent + needed > self.config.max_backpressure {
