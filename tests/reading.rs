@@ -315,7 +315,7 @@ fn both_reasons_to_pause_end_together(driver: Driver) {
         server.max_backpressure(64 * 1024).websocket("/", |_| Verbose::default())
     });
     let mut peer = server.open();
-    socket2::SockRef::from(&peer.stream).set_recv_buffer_size(16 * 1024).expect("a socket");
+    socket2::SockRef::from(&peer.stream).set_recv_buffer_size(64 * 1024).expect("a socket");
     let mut count = 0_u32;
     peer.send_until_stuck(256 << 20, || {
         let mut payload = vec![9; 5000];
