@@ -154,7 +154,7 @@ fn flooded(driver: Driver, messages: usize) -> (Running, Peer) {
             .websocket("/", move |_| Flood(messages))
     });
     let mut peer = server.open();
-    socket2::SockRef::from(&peer.stream).set_recv_buffer_size(16 * 1024).expect("a socket");
+    socket2::SockRef::from(&peer.stream).set_recv_buffer_size(64 * 1024).expect("a socket");
     peer.send_text("go");
     server.wait_for("the flood", |stats| stats.messages_sent == messages as u64);
     (server, peer)

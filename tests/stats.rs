@@ -139,7 +139,7 @@ impl Handler for Flood {
 
 fn slow_reader(server: &TestServer) -> Peer {
     let mut peer = server.open();
-    socket2::SockRef::from(&peer.stream).set_recv_buffer_size(16 * 1024).expect("a socket");
+    socket2::SockRef::from(&peer.stream).set_recv_buffer_size(64 * 1024).expect("a socket");
     peer.send_text("go");
     peer
 }

@@ -348,6 +348,12 @@ impl Crank {
         }
         let Some(connection) = core.table.get_mut(id) else { return };
         match &mut connection.phase {
+            Phase::Live(live) if !connection.reading_paused && !live.streams => {
+                let rest = self.feed(id, bytes);
+                if rest != 0 {
+                    self.core.hold(id, &bytes[bytes.len() - rest..]);
+                }
+            }
             Phase::Live(_) => self.take_input(id, bytes),
             Phase::Upgrade(_) => self.upgrade(id, bytes),
             Phase::Draining { discarded, .. } => {

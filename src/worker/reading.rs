@@ -63,7 +63,6 @@ impl Core {
 
 impl Crank {
     /// Received bytes of a live connection: to the endpoint, or behind those that wait.
-    #[inline]
     pub(super) fn take_input(&mut self, id: ConnectionId, bytes: &mut [u8]) {
         let Some(connection) = self.core.table.get(id) else { return };
         // Received before the pause took effect, or behind input that waits already.

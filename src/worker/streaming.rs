@@ -17,7 +17,6 @@ use crate::websocket::SendStatus;
 impl Crank {
     /// Received bytes of a live connection that is not paused. Answers how many of them have to
     /// wait.
-    #[inline]
     pub(super) fn look_at(&mut self, id: ConnectionId, bytes: &mut [u8]) -> usize {
         let Some(connection) = self.core.table.get(id) else { return 0 };
         match &connection.phase {
