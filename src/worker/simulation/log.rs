@@ -23,6 +23,7 @@ pub(super) enum Callback<'a> {
     Ping(&'a [u8]),
     Pong(&'a [u8]),
     Drain,
+    Timer(u64),
     Close(Close<'a>),
 }
 
@@ -114,6 +115,7 @@ impl Log {
             Callback::Ping(payload) => ("ping", payload),
             Callback::Pong(payload) => ("pong", payload),
             Callback::Drain => ("drain", b""),
+            Callback::Timer(_) => ("timer", b""),
             Callback::Close(close) => ("close", close.reason.as_bytes()),
         };
         let mut hasher = DefaultHasher::new();
@@ -124,7 +126,7 @@ impl Log {
             Callback::Close(Close { code, reason, cause }) => {
                 record.end = Some(End { at_ms: now_ms, code, reason: reason.to_owned(), cause });
             }
-            Callback::Drain => {}
+            Callback::Drain | Callback::Timer(_) => {}
             _ => record.heard_ms = now_ms,
         }
         self.violations.extend(broken.map(|broken| format!("{broken}: {id:?} {what}")));
@@ -181,6 +183,10 @@ impl Handler for Watched {
 
     fn on_drain(&mut self, ws: &mut WebSocket<'_, Session>) {
         self.call(ws, Callback::Drain);
+    }
+
+    fn on_timer(&mut self, ws: &mut WebSocket<'_, Session>, key: u64) {
+        self.call(ws, Callback::Timer(key));
     }
 
     fn on_close(&mut self, ws: &mut WebSocket<'_, Session>, close: Close<'_>) {

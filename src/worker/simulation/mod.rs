@@ -16,6 +16,7 @@ mod load;
 mod log;
 mod mailbox;
 mod mischief;
+mod pauses;
 mod promises;
 mod scripted;
 mod segmentation;
