@@ -214,7 +214,8 @@ pub enum SlowSubscriber {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum DropReason {
-    /// The queue would have passed `max_backpressure`.
+    /// The queue would have passed `max_backpressure`, or those of the worker together
+    /// `max_worker_backpressure`.
     Full,
     /// The subscriber was behind, and the policy is [`SlowSubscriber::Skip`].
     Skipped,

@@ -21,6 +21,7 @@ on_every_driver!(
     turns_are_measured,
     bytes_that_wait_are_known_until_they_leave,
     a_worker_has_a_limit_of_its_own,
+    publications_count_for_the_limit_of_a_worker,
     workers_add_up,
     a_closure_runs_on_the_thread_of_its_worker,
     closures_and_messages_keep_their_order,
@@ -187,6 +188,42 @@ fn a_worker_has_a_limit_of_its_own(driver: Driver) {
     drop(first);
     server.wait_for("room", |stats| stats.buffered_bytes < 1 << 20);
     drop(second);
+}
+
+/// Subscribes everybody; publishes to all what a message asks for.
+struct Publisher;
+
+impl Handler for Publisher {
+    type Session = ();
+
+    fn on_open(&mut self, ws: &mut WebSocket<'_, ()>) {
+        ws.subscribe("all").expect("room");
+    }
+
+    fn on_message(&mut self, ws: &mut WebSocket<'_, ()>, _message: Message<'_>) {
+        for _ in 0..2000 {
+            ws.publish("all", &[7; 10_000][..]);
+        }
+        ws.send("done");
+    }
+}
+
+fn publications_count_for_the_limit_of_a_worker(driver: Driver) {
+    const LIMIT: u64 = 1_500_000;
+    let server = TestServer::start(driver, |server| {
+        server
+            .max_backpressure(8 << 20)
+            .max_worker_backpressure(LIMIT as usize)
+            .websocket("/", |_| Publisher)
+    });
+    let slow = [server.open(), server.open(), server.open()];
+    let mut publisher = server.open();
+    publisher.send_text("go");
+    assert_eq!(publisher.read_frame().payload, b"done");
+    let stats = server.wait_for("the end of the turn", |stats| stats.buffered_bytes > 0);
+    assert!(stats.buffered_bytes <= LIMIT, "{} bytes wait", stats.buffered_bytes);
+    assert!(stats.publish_full > 0, "{stats:?}");
+    drop(slow);
 }
 
 fn workers_add_up(driver: Driver) {

@@ -333,10 +333,12 @@ impl Core {
         if self.table.get(id).is_some_and(|connection| !connection.blocked) {
             self.flush(id);
         }
-        let Some(connection) = self.table.get_mut(id) else { return refused(DropReason::Full) };
-        let outgoing = connection.outgoing.get_or_insert_with(|| self.outgoing.take());
         let len = frame.bytes().len();
-        let fits = |unsent: usize| unsent == 0 || unsent + len <= max_backpressure;
+        let over_limit = self.is_over_limit(len);
+        let Some(connection) = self.table.get_mut(id) else { return refused(DropReason::Full) };
+        let over_limit = over_limit && connection.blocked;
+        let outgoing = connection.outgoing.get_or_insert_with(|| self.outgoing.take());
+        let fits = |unsent: usize| !over_limit && (unsent == 0 || unsent + len <= max_backpressure);
         let queued = match policy {
             SlowSubscriber::Skip if connection.blocked => return refused(DropReason::Skipped),
             SlowSubscriber::Latest if connection.blocked => {
@@ -358,6 +360,9 @@ impl Core {
                 Queued::Taken
             }
         };
+        if connection.blocked {
+            self.note_buffered(id);
+        }
         self.mark_dirty(id);
         queued
     }
