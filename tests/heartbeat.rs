@@ -26,11 +26,7 @@ fn a_heart_beats_at_the_rate_of_its_client(driver: Driver) {
             peer.send_text("here");
         }
     }
-    assert!(
-        start.elapsed() + common::CLOCK_STEP >= Duration::from_millis(900 + 7 * 40),
-        "{:?}",
-        start.elapsed()
-    );
+    assert!(start.elapsed() >= Duration::from_millis(900 + 7 * 40), "{:?}", start.elapsed());
     drop(peer);
     program.stop();
 }

@@ -483,11 +483,7 @@ fn a_peer_that_says_nothing_is_ended_without_a_word(driver: Driver) {
     let start = Instant::now();
     let mut peer = server.connect();
     peer.expect_end();
-    assert!(
-        start.elapsed() + common::CLOCK_STEP >= Duration::from_millis(60),
-        "{:?}",
-        start.elapsed()
-    );
+    assert!(start.elapsed() >= Duration::from_millis(60), "{:?}", start.elapsed());
     server.wait_for("the slot to be free", |stats| stats.connections == 0);
 }
 
