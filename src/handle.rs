@@ -9,9 +9,9 @@ use crate::error::SendError;
 use crate::protocol::{CloseCode, Message};
 use crate::publish::{PreparedMessage, Publication, Published};
 use crate::shutdown::{ShutdownOptions, ShutdownReport};
-use crate::worker::core::post_message;
 use crate::worker::mailbox::{Command, Job, Shared, Stats};
 use crate::worker::publish::{post_prepared, publish_from_outside};
+use crate::worker::sending::post_message;
 
 /// Reaches a server from any thread: a ticker, a database, a signal. From
 /// [`Server::handle`](crate::Server::handle) before the server runs, or from
