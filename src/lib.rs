@@ -93,6 +93,8 @@
 pub mod client;
 pub mod protocol;
 pub mod simd;
+#[cfg(feature = "tls-no-provider")]
+pub mod tls;
 
 mod config;
 mod connection;
@@ -110,6 +112,8 @@ mod publish;
 mod route_options;
 mod server;
 mod shutdown;
+#[cfg(not(feature = "tls-no-provider"))]
+mod tls;
 mod trust;
 mod upgrade;
 mod websocket;
@@ -121,7 +125,7 @@ pub use driver::{
     ListenAddr,
 };
 pub use error::{Close, CloseCause, Error, SendError};
-pub use figures::{CloseCodes, Refusals, TurnTimes};
+pub use figures::{CloseCodes, Refusals, TlsFailures, TurnTimes};
 pub use fragment::Fragment;
 pub use handle::Handle;
 pub use handler::Handler;
@@ -135,6 +139,7 @@ pub use publish::{
 pub use route_options::RouteOptions;
 pub use server::{Server, ServerBuilder};
 pub use shutdown::{ShutdownOptions, ShutdownReport};
+pub use tls::TlsFailure;
 pub use trust::ForwardedHeader;
 pub use upgrade::{Gone, Session, Upgrade, UpgradeRequest, UpgradeTicket};
 pub use websocket::{SendStatus, WebSocket};

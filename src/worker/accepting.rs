@@ -9,6 +9,7 @@ use super::Crank;
 use super::core::after;
 use crate::connection::{Connection, NEVER, subprotocol};
 use crate::driver::{AcceptedSocket, ConnectionId};
+use crate::tls::Tls;
 
 /// How long a worker waits before it tries to accept again.
 pub(super) const ACCEPT_RETRY_MS: u64 = 100;
@@ -53,7 +54,11 @@ impl Crank {
         let core = &mut self.core;
         core.tally.accepted += 1;
         let deadline_ms = after(core.now_ms, core.config.handshake_timeout_ms);
-        let id = core.table.insert(Connection::new(core.now_ms, deadline_ms));
+        let mut connection = Connection::new(core.now_ms, deadline_ms);
+        if core.shared.tls.is_some() {
+            connection.tls = Some(Tls::expected());
+        }
+        let id = core.table.insert(connection);
         if let Err(error) = core.driver.adopt(id, socket) {
             log::warn!("a connection could not be adopted: {error}");
             core.table.remove(id);
