@@ -101,6 +101,9 @@ mod driver;
 mod error;
 mod figures;
 mod fragment;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod handle;
 mod handler;
 mod http;
