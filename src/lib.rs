@@ -118,6 +118,7 @@ mod upgrade;
 mod websocket;
 mod worker;
 
+pub use config::Accept;
 pub use context::{TimerError, TimerId, WorkerContext};
 pub use driver::{
     ConnectionId, DriverChoice as Driver, InvalidDriverChoice as InvalidDriver, InvalidListenAddr,
