@@ -91,6 +91,7 @@
 #![warn(missing_docs)]
 
 pub mod client;
+pub mod docs;
 pub mod protocol;
 pub mod simd;
 
