@@ -61,6 +61,7 @@ use std::io::IoSlice;
 use std::net::SocketAddr;
 use std::str::FromStr;
 
+mod calls;
 #[cfg(test)]
 mod contract;
 pub(crate) mod epoll;
