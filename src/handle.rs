@@ -1,7 +1,6 @@
 //! The server as other threads see it.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use crate::context::WorkerContext;
 use crate::driver::ConnectionId;
@@ -9,9 +8,9 @@ use crate::error::SendError;
 use crate::protocol::{CloseCode, Message};
 use crate::publish::{PreparedMessage, Publication, Published};
 use crate::shutdown::{ShutdownOptions, ShutdownReport};
-use crate::worker::core::post_message;
 use crate::worker::mailbox::{Command, Job, Shared, Stats};
 use crate::worker::publish::{post_prepared, publish_from_outside};
+use crate::worker::sending::post_message;
 
 /// Reaches a server from any thread: a ticker, a database, a signal. From
 /// [`Server::handle`](crate::Server::handle) before the server runs, or from
@@ -166,7 +165,14 @@ impl Handle {
 
     /// Connections of all workers that hold a slot now, the opening and closing ones included.
     pub fn connections(&self) -> usize {
-        self.shared.connections.load(Ordering::Acquire)
+        self.shared.places.taken()
+    }
+
+    /// Connections of one worker, from 0, counted as [`connections`](Self::connections) does; 0 if
+    /// there is no such worker. How even the load is depends on
+    /// [`ServerBuilder::accept`](crate::ServerBuilder::accept).
+    pub fn connections_on(&self, worker: u16) -> usize {
+        self.shared.places.load(worker)
     }
 
     /// True once somebody has asked for a [`shutdown`](Self::shutdown).

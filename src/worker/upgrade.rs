@@ -176,7 +176,7 @@ impl Crank {
         rest: &[u8],
     ) {
         let core = &mut self.core;
-        let deadline_ms = super::after(core.now_ms, core.config.upgrade_timeout_ms);
+        let deadline_ms = super::core::after(core.now_ms, core.config.upgrade_timeout_ms);
         let Some(connection) = core.table.get_mut(id) else { return };
         // The head is parsed again once the decision is there; all it said is needed then.
         let deciding = Some(Deciding { route, pending, held: Vec::new() });

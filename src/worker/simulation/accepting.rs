@@ -9,7 +9,7 @@ use super::log::{echo, silent};
 use super::world::{Setup, World};
 use crate::driver::simulated::{Faults, Random, Seen, for_each_seed};
 use crate::protocol::Message;
-use crate::worker::ACCEPT_RETRY_MS;
+use crate::worker::accepting::ACCEPT_RETRY_MS;
 
 /// A client that tries until it has had its answer.
 struct Visitor {

@@ -1,0 +1,157 @@
+//! From the queue of a connection to its socket.
+//!
+//! What comes in: connections that were touched. What goes out: one `send` per connection and turn.
+//! What the socket does not take stays in the queue, is counted, and leaves when the socket is
+//! writable again; meanwhile its peer is not read if too much waits.
+
+use std::io::IoSlice;
+
+use super::Crank;
+use super::core::{Core, LINGER_MS, after};
+use crate::connection::Phase;
+use crate::driver::ConnectionId;
+use crate::error::CloseCause;
+
+impl Core {
+    /// Has the connection flushed at the end of the turn.
+    pub(crate) fn mark_dirty(&mut self, id: ConnectionId) {
+        if let Some(connection) = self.table.get_mut(id)
+            && !connection.dirty
+        {
+            connection.dirty = true;
+            self.dirty.push(id);
+        }
+    }
+
+    /// Gives the socket what is queued, unless it is known to be full.
+    #[inline]
+    pub(crate) fn flush(&mut self, id: ConnectionId) {
+        let Some(connection) = self.table.get_mut(id) else { return };
+        if connection.blocked {
+            // What others sent to it counts, too.
+            self.note_buffered(id);
+            return self.pause_if_backlogged(id);
+        }
+        if matches!(connection.phase, Phase::Gone) {
+            return;
+        }
+        let Some(outgoing) = connection.outgoing.as_mut() else { return self.drained(id) };
+        while outgoing.has_shared() || !outgoing.unsent().is_empty() {
+            let (len, sent) = if outgoing.has_shared() {
+                outgoing.gather(|slices| self.driver.send(id, slices))
+            } else {
+                let unsent = outgoing.unsent();
+                (unsent.len(), self.driver.send(id, &[IoSlice::new(unsent)]))
+            };
+            match sent {
+                Ok(taken) => {
+                    self.tally.bytes_sent += taken as u64;
+                    outgoing.advance(taken);
+                    if taken < len {
+                        return self.block(id);
+                    }
+                }
+                Err(error) => return self.doomed.push((id, CloseCause::Io(error.kind()))),
+            }
+        }
+        self.drained(id);
+    }
+
+    /// The socket is full: wait for `Writable`, watch the time, and stop reading from a peer that
+    /// does not read.
+    pub(super) fn block(&mut self, id: ConnectionId) {
+        let now_ms = self.now_ms;
+        let Some(connection) = self.table.get_mut(id) else { return };
+        connection.blocked = true;
+        if let Some(outgoing) = &mut connection.outgoing {
+            outgoing.progress_ms = now_ms;
+        }
+        self.note_buffered(id);
+        self.pause_if_backlogged(id);
+        self.arm_timer(id);
+    }
+
+    /// Takes the present length of a connection's queue into the worker's sum.
+    pub(super) fn note_buffered(&mut self, id: ConnectionId) {
+        let Some(connection) = self.table.get_mut(id) else { return };
+        if let Some(outgoing) = &mut connection.outgoing {
+            let unsent = outgoing.unsent_len();
+            let before = std::mem::replace(&mut outgoing.noted, unsent);
+            self.buffered = self.buffered + unsent - before;
+        }
+    }
+
+    /// True if so many bytes more would pass `max_worker_backpressure`.
+    pub(super) fn is_over_limit(&self, more: usize) -> bool {
+        let max = self.config.max_worker_backpressure;
+        max != 0 && self.buffered + more > max
+    }
+
+    /// Stops reading from a peer for which too much waits. The socket must be full: `Writable`
+    /// sees to it that reading goes on.
+    pub(super) fn pause_if_backlogged(&mut self, id: ConnectionId) {
+        let high_water = self.config.high_water();
+        let Some(connection) = self.table.get_mut(id) else { return };
+        // Whoever drains is read until the end, and has no input that would cost memory.
+        let live = matches!(connection.phase, Phase::Live(_));
+        if live && connection.unsent_len() > high_water && !connection.reading_paused {
+            connection.reading_paused = true;
+            self.driver.pause_reading(id);
+        }
+    }
+
+    /// Nothing is left to send: the buffer goes back to the pool, and a connection that was only
+    /// waiting for that sends its FIN.
+    pub(super) fn drained(&mut self, id: ConnectionId) {
+        let now_ms = self.now_ms;
+        let Some(connection) = self.table.get_mut(id) else { return };
+        if let Some(outgoing) = &mut connection.outgoing {
+            self.buffered -= std::mem::take(&mut outgoing.noted);
+        }
+        if connection.outgoing.as_ref().is_some_and(|outgoing| !outgoing.holds_input())
+            && let Some(outgoing) = connection.outgoing.take()
+        {
+            self.outgoing.give(outgoing);
+            if connection.reading_paused && !connection.paused_by_handler {
+                // The socket was never full since, so no `Writable` will see to it.
+                self.resume_reading(id);
+            }
+        }
+        let Some(connection) = self.table.get_mut(id) else { return };
+        if let Phase::Draining { finished, .. } = &mut connection.phase
+            && !*finished
+        {
+            *finished = true;
+            if connection.peer_ended {
+                self.release(id);
+            } else {
+                connection.deadline_ms = connection.deadline_ms.min(after(now_ms, LINGER_MS));
+                self.driver.finish_sending(id);
+                self.arm_timer(id);
+            }
+        }
+    }
+}
+
+impl Crank {
+    /// Flushes every connection that has something to send, each once.
+    pub(super) fn flush_all(&mut self) {
+        let mut next = 0;
+        loop {
+            while let Some(&id) = self.core.dirty.get(next) {
+                next += 1;
+                if let Some(connection) = self.core.table.get_mut(id) {
+                    connection.dirty = false;
+                    self.core.flush(id);
+                }
+            }
+            if self.core.doomed.is_empty() && self.core.resumed.is_empty() {
+                break;
+            }
+            // on_close may send to others: those are appended to the list.
+            self.bury();
+            self.resume_all();
+        }
+        self.core.dirty.clear();
+    }
+}
