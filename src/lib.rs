@@ -91,6 +91,7 @@
 #![warn(missing_docs)]
 
 pub mod client;
+pub mod docs;
 pub mod protocol;
 pub mod simd;
 
@@ -102,6 +103,9 @@ mod driver;
 mod error;
 mod figures;
 mod fragment;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod handle;
 mod handler;
 mod http;

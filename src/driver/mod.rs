@@ -62,6 +62,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
 pub(crate) mod affinity;
+mod calls;
 #[cfg(test)]
 mod contract;
 pub(crate) mod epoll;
