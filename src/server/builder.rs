@@ -37,6 +37,8 @@ pub struct ServerBuilder {
     config: Config,
     addresses: Vec<ListenAddr>,
     workers: usize,
+    /// Asked for by `adopt_only`.
+    without_listener: bool,
     /// Asked for by `pin_workers`.
     cores: Option<Vec<usize>>,
     paths: Paths,
@@ -54,6 +56,7 @@ impl ServerBuilder {
             config: Config::default(),
             addresses: Vec::new(),
             workers: 1,
+            without_listener: false,
             cores: None,
             paths: Paths::default(),
             routes: Vec::new(),
@@ -77,6 +80,13 @@ impl ServerBuilder {
             Ok(address) => self.addresses.push(address),
             Err(error) => self.blame(Error::config("listen", error.to_string())),
         }
+        self
+    }
+
+    /// Does without an address: every connection comes by way of
+    /// [`Handle::adopt`](crate::Handle::adopt) from another server in this process.
+    pub fn adopt_only(mut self) -> Self {
+        self.without_listener = true;
         self
     }
 
@@ -115,6 +125,7 @@ impl ServerBuilder {
         match self.paths.add_websocket(pattern, options) {
             Ok(route) => {
                 debug_assert_eq!(usize::from(route), self.routes.len());
+                self.paths.note_session_type::<H::Session>();
                 self.routes.push(Box::new(move |worker, slots| {
                     Box::new(RouteOf::with_capacity(make(worker), slots))
                 }));
@@ -433,7 +444,7 @@ impl ServerBuilder {
         if let Some(mistake) = self.mistake {
             return Err(mistake);
         }
-        if self.addresses.is_empty() {
+        if self.addresses.is_empty() && !self.without_listener {
             return Err(Error::config("listen", "no address given; add e.g. \"127.0.0.1:9001\""));
         }
         if self.paths.is_empty() {
@@ -488,7 +499,8 @@ impl ServerBuilder {
                 }
             }
         }
-        let mut shared = Shared::new(&self.config);
+        let paths = Arc::new(self.paths);
+        let mut shared = Shared::new(&self.config, Arc::clone(&paths));
         shared.tls = self.tls;
         let shared = Arc::new(shared);
         let _ = self.shared.set(Arc::clone(&shared));
@@ -496,7 +508,7 @@ impl ServerBuilder {
             mailboxes: StopMailboxes { shared: Arc::clone(&shared) },
             shared,
             config: Arc::new(self.config),
-            paths: Arc::new(self.paths),
+            paths,
             routes: Arc::new(self.routes),
             listeners,
             local_addrs,
