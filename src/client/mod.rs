@@ -6,5 +6,7 @@
 
 pub mod blocking;
 mod error;
+#[cfg(feature = "tls-no-provider")]
+mod secure;
 mod stream;
 mod url;

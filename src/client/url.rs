@@ -8,10 +8,15 @@ use std::path::PathBuf;
 /// The default port of ws (RFC 6455 3).
 const DEFAULT_PORT: u16 = 80;
 
+/// The default port of wss.
+const DEFAULT_SECURE_PORT: u16 = 443;
+
 /// A parsed address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Url {
     pub(super) endpoint: Endpoint,
+    /// wss: everything goes through TLS.
+    pub(super) secure: bool,
     /// The value of the Host header: without the default port.
     pub(super) host: String,
     /// Path and query.
@@ -37,17 +42,17 @@ impl Url {
                 return Err("write unix:PATH");
             }
             let endpoint = Endpoint::Unix(path.into());
-            return Ok(Url { endpoint, host: "localhost".to_owned(), target: "/".to_owned() });
+            let (host, target) = ("localhost".to_owned(), "/".to_owned());
+            return Ok(Url { endpoint, secure: false, host, target });
         }
         let Some((scheme, rest)) = text.split_once("://") else {
             return Err("write ws://HOST:PORT/PATH or unix:PATH");
         };
-        if scheme.eq_ignore_ascii_case("wss") {
-            return Err("wss needs TLS, which this client does not have");
+        let secure = scheme.eq_ignore_ascii_case("wss");
+        if !secure && !scheme.eq_ignore_ascii_case("ws") {
+            return Err("the scheme must be ws or wss");
         }
-        if !scheme.eq_ignore_ascii_case("ws") {
-            return Err("the scheme must be ws");
-        }
+        let default_port = if secure { DEFAULT_SECURE_PORT } else { DEFAULT_PORT };
         // RFC 6455 3: fragment identifiers are meaningless and must not be used.
         if rest.contains('#') {
             return Err("a fragment (#) cannot be asked for; write %23");
@@ -65,7 +70,7 @@ impl Url {
         };
         let (host, port) = authority.split_at(port_at);
         let port = match port.trim_start_matches(':') {
-            "" => DEFAULT_PORT,
+            "" => default_port,
             port if port.bytes().all(|byte| byte.is_ascii_digit()) => {
                 port.parse().map_err(|_| "the port must be a number from 0 to 65535")?
             }
@@ -80,8 +85,9 @@ impl Url {
             return Err("the host is missing");
         }
         Ok(Url {
-            host: if port == DEFAULT_PORT { host.to_owned() } else { format!("{host}:{port}") },
+            host: if port == default_port { host.to_owned() } else { format!("{host}:{port}") },
             endpoint: Endpoint::Tcp { host: bare.to_owned(), port },
+            secure,
             target,
         })
     }
@@ -93,7 +99,7 @@ mod tests {
 
     fn tcp(text: &str) -> (String, u16, String, String) {
         match Url::parse(text) {
-            Ok(Url { endpoint: Endpoint::Tcp { host, port }, host: header, target }) => {
+            Ok(Url { endpoint: Endpoint::Tcp { host, port }, host: header, target, .. }) => {
                 (host, port, header, target)
             }
             other => panic!("{text}: {other:?}"),
@@ -125,7 +131,6 @@ mod tests {
         for (text, named) in [
             ("a:9001", "ws://HOST:PORT/PATH"),
             ("http://a/", "scheme"),
-            ("wss://a/", "TLS"),
             ("ws://a/#b", "%23"),
             ("ws://user:secret@a/", "Authorization"),
             ("ws://", "host"),
