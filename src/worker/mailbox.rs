@@ -4,9 +4,15 @@
 //! worker that owns the mailbox. A mailbox is bounded: full is an error value, never a wait.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
+
+// A mailbox is the one thing here that threads meet in without a plan: loom tries every order.
+#[cfg(loom)]
+use loom::sync::{Mutex, MutexGuard, atomic::AtomicBool};
+#[cfg(not(loom))]
+use std::sync::{Mutex, MutexGuard, atomic::AtomicBool};
 
 use super::places::{Place, Places};
 use super::topic_index::TopicIndex;
@@ -18,6 +24,9 @@ use crate::figures::{CloseCodes, Refusals, Tables, TurnTimes, increase};
 use crate::protocol::CloseCode;
 use crate::publish::PreparedMessage;
 use crate::shutdown::{ShutdownOptions, ShutdownReport};
+
+#[cfg(all(test, loom))]
+mod interleavings;
 
 /// Commands that may wait for one worker.
 const CAPACITY: usize = 65_536;
@@ -177,7 +186,7 @@ pub(crate) struct Shared {
     /// When the first one asked.
     asked: OnceLock<Instant>,
     /// The sum of the workers that have ended.
-    report: Mutex<ShutdownReport>,
+    report: std::sync::Mutex<ShutdownReport>,
     /// Set when the server has ended.
     final_report: OnceLock<ShutdownReport>,
     /// One per worker, who is the only one to write to it.
@@ -203,7 +212,7 @@ impl Shared {
             shutdown_spread_ms: AtomicU64::new(u64::MAX),
             shutdown_announce_ms: AtomicU64::new(u64::MAX),
             asked: OnceLock::new(),
-            report: Mutex::default(),
+            report: Default::default(),
             final_report: OnceLock::new(),
             counters: (0..workers).map(|_| Counters::default()).collect(),
             undelivered: AtomicU64::new(0),
@@ -389,7 +398,7 @@ counters! {
     accept_pauses,
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 
