@@ -62,6 +62,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
 pub(crate) mod affinity;
+mod calls;
 #[cfg(test)]
 mod contract;
 pub(crate) mod epoll;
@@ -78,6 +79,7 @@ pub(crate) mod waker;
 
 pub use listener::{InvalidListenAddr, ListenAddr};
 pub(crate) use memory::ReceiveMemory;
+pub use socket::ConnectedSocket;
 pub use token::ConnectionId;
 pub(crate) use waker::Waker;
 
