@@ -18,6 +18,7 @@
 //! carries it out after the handler has returned. So no handler runs inside another.
 
 mod accepting;
+mod compressing;
 pub(crate) mod core;
 mod deadlines;
 mod ends;
