@@ -1,7 +1,6 @@
 //! The server as other threads see it.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use crate::context::WorkerContext;
 use crate::driver::ConnectionId;
@@ -166,7 +165,14 @@ impl Handle {
 
     /// Connections of all workers that hold a slot now, the opening and closing ones included.
     pub fn connections(&self) -> usize {
-        self.shared.connections.load(Ordering::Acquire)
+        self.shared.places.taken()
+    }
+
+    /// Connections of one worker, from 0, counted as [`connections`](Self::connections) does; 0 if
+    /// there is no such worker. How even the load is depends on
+    /// [`ServerBuilder::accept`](crate::ServerBuilder::accept).
+    pub fn connections_on(&self, worker: u16) -> usize {
+        self.shared.places.load(worker)
     }
 
     /// True once somebody has asked for a [`shutdown`](Self::shutdown).

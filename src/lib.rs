@@ -91,6 +91,7 @@
 #![warn(missing_docs)]
 
 pub mod client;
+pub mod docs;
 pub mod protocol;
 pub mod simd;
 
@@ -101,6 +102,9 @@ mod driver;
 mod error;
 mod figures;
 mod fragment;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod handle;
 mod handler;
 mod http;
@@ -115,6 +119,7 @@ mod upgrade;
 mod websocket;
 mod worker;
 
+pub use config::Accept;
 pub use context::{TimerError, TimerId, WorkerContext};
 pub use driver::{
     ConnectionId, DriverChoice as Driver, InvalidDriverChoice as InvalidDriver, InvalidListenAddr,

@@ -4,13 +4,15 @@
 //! worker that owns the mailbox. A mailbox is bounded: full is an error value, never a wait.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::places::{Place, Places};
 use super::topic_index::TopicIndex;
+use crate::config::Config;
 use crate::context::WorkerContext;
-use crate::driver::{ConnectionId, Waker};
+use crate::driver::{AcceptedSocket, ConnectionId, Waker};
 use crate::error::SendError;
 use crate::figures::{CloseCodes, Refusals, Tables, TurnTimes, increase};
 use crate::protocol::CloseCode;
@@ -35,6 +37,9 @@ pub(crate) enum Command {
     Close { id: ConnectionId, code: CloseCode, reason: Box<str> },
     /// Call a closure.
     Run(Job),
+    /// Give a slot to a socket that another worker accepted. Dropping it closes the socket and
+    /// gives its place back.
+    Settle { socket: AcceptedSocket, place: Place },
 }
 
 /// A closure that runs on a worker's thread.
@@ -51,6 +56,19 @@ impl Command {
     fn is_send(&self) -> bool {
         matches!(self, Self::Send { .. } | Self::SendPrepared { .. })
     }
+
+    /// True if it carries a connection.
+    fn is_newcomer(&self) -> bool {
+        matches!(self, Self::Settle { .. })
+    }
+}
+
+/// What was in a mailbox when its worker ended.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Lost {
+    pub(crate) messages: u64,
+    /// Sockets, closed now.
+    pub(crate) newcomers: u64,
 }
 
 #[derive(Debug, Default)]
@@ -130,13 +148,16 @@ impl Mailbox {
     }
 
     /// The worker has ended: later commands are refused, waiting ones are dropped and counted.
-    pub(crate) fn stop(&self) -> usize {
+    pub(crate) fn stop(&self) -> Lost {
         let mut queue = self.lock();
         queue.stopped = true;
         let commands = std::mem::take(&mut queue.commands);
         // What a closure owns may use this very mailbox when it is dropped.
         drop(queue);
-        commands.iter().filter(|command| command.is_send()).count()
+        let count = |which: fn(&Command) -> bool| {
+            commands.iter().filter(|command| which(command)).count() as u64
+        };
+        Lost { messages: count(Command::is_send), newcomers: count(Command::is_newcomer) }
     }
 }
 
@@ -144,8 +165,8 @@ impl Mailbox {
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) mailboxes: Vec<Mailbox>,
-    /// Connections of all workers, compared with `max_connections`.
-    pub(crate) connections: AtomicUsize,
+    /// Who has a place, on which worker.
+    pub(crate) places: Arc<Places>,
     /// Milliseconds that the shutdown may take from the moment a worker notices; `NOT_STOPPING`
     /// until someone asks.
     pub(crate) shutdown_grace_ms: AtomicU64,
@@ -171,10 +192,12 @@ pub(crate) struct Shared {
 pub(crate) const NOT_STOPPING: u64 = u64::MAX;
 
 impl Shared {
-    pub(crate) fn new(workers: usize) -> Self {
+    pub(crate) fn new(config: &Config) -> Self {
+        let workers = usize::from(config.workers);
+        let (max, max_per_ip) = (config.max_connections, config.max_connections_per_ip);
         Self {
             mailboxes: (0..workers).map(|_| Mailbox::default()).collect(),
-            connections: AtomicUsize::new(0),
+            places: Arc::new(Places::new(workers, max, max_per_ip)),
             shutdown_grace_ms: AtomicU64::new(NOT_STOPPING),
             topics: Arc::new(TopicIndex::new(workers)),
             shutdown_spread_ms: AtomicU64::new(u64::MAX),
@@ -191,8 +214,9 @@ impl Shared {
     /// Refuses every command from now on and counts those that nobody took. Stopping a mailbox
     /// twice does nothing.
     pub(crate) fn stop_mailboxes(&self) {
-        let undelivered = self.mailboxes.iter().map(Mailbox::stop).sum::<usize>() as u64;
-        self.undelivered.fetch_add(undelivered, Ordering::Relaxed);
+        for mailbox in &self.mailboxes {
+            self.undelivered.fetch_add(mailbox.stop().messages, Ordering::Relaxed);
+        }
     }
 
     /// True once somebody asked for a shutdown.
@@ -297,7 +321,7 @@ macro_rules! counters {
 
         impl Shared {
             pub(crate) fn stats(&self) -> Stats {
-                let connections = self.connections.load(Ordering::Acquire) as u64;
+                let connections = self.places.taken() as u64;
                 let mut stats = Stats { connections, ..Stats::default() };
                 self.counters.iter().for_each(|counters| counters.add_to(&mut stats));
                 stats.undelivered += self.undelivered.load(Ordering::Relaxed);
@@ -313,6 +337,8 @@ counters! {
     accepted,
     /// Opening handshakes completed.
     opened,
+    /// Connections closed at once, because their address had `max_connections_per_ip` already.
+    refused_per_ip,
     /// Requests answered with an HTTP error status.
     refused,
     /// `on_close` calls.
@@ -392,7 +418,7 @@ mod tests {
         let send = Command::Send { id, text: true, payload: Box::from(*b"x") };
         mailbox.post(send).expect("room");
         mailbox.post(close(0)).expect("room");
-        assert_eq!(mailbox.stop(), 1);
+        assert_eq!(mailbox.stop(), Lost { messages: 1, newcomers: 0 });
         assert_eq!(mailbox.post(close(0)), Err(SendError::Stopped));
     }
 

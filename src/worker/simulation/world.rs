@@ -97,7 +97,7 @@ impl World {
             .add_page("/page", Box::new(|_| Response::new(200).body(vec![b'p'; PAGE])))
             .expect("a good pattern");
         let config = Arc::new(config);
-        let shared = Arc::new(Shared::new(1));
+        let shared = Arc::new(Shared::new(&config));
         let worker = Worker::new(
             0,
             Box::new(driver),
