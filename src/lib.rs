@@ -95,6 +95,7 @@ pub mod docs;
 pub mod protocol;
 pub mod simd;
 
+mod adopt;
 mod config;
 mod connection;
 mod context;
@@ -119,11 +120,12 @@ mod upgrade;
 mod websocket;
 mod worker;
 
+pub use adopt::{AdoptError, Negotiated, NotAdopted};
 pub use config::Accept;
 pub use context::{TimerError, TimerId, WorkerContext};
 pub use driver::{
-    ConnectionId, DriverChoice as Driver, InvalidDriverChoice as InvalidDriver, InvalidListenAddr,
-    ListenAddr,
+    ConnectedSocket, ConnectionId, DriverChoice as Driver, InvalidDriverChoice as InvalidDriver,
+    InvalidListenAddr, ListenAddr,
 };
 pub use error::{Close, CloseCause, Error, SendError};
 pub use figures::{CloseCodes, Refusals, TurnTimes};

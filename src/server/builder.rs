@@ -34,6 +34,8 @@ pub struct ServerBuilder {
     config: Config,
     addresses: Vec<ListenAddr>,
     workers: usize,
+    /// Asked for by `adopt_only`.
+    without_listener: bool,
     /// Asked for by `pin_workers`.
     cores: Option<Vec<usize>>,
     paths: Paths,
@@ -50,6 +52,7 @@ impl ServerBuilder {
             config: Config::default(),
             addresses: Vec::new(),
             workers: 1,
+            without_listener: false,
             cores: None,
             paths: Paths::default(),
             routes: Vec::new(),
@@ -72,6 +75,13 @@ impl ServerBuilder {
             Ok(address) => self.addresses.push(address),
             Err(error) => self.blame(Error::config("listen", error.to_string())),
         }
+        self
+    }
+
+    /// Does without an address: every connection comes by way of
+    /// [`Handle::adopt`](crate::Handle::adopt) from another server in this process.
+    pub fn adopt_only(mut self) -> Self {
+        self.without_listener = true;
         self
     }
 
@@ -110,6 +120,7 @@ impl ServerBuilder {
         match self.paths.add_websocket(pattern, options) {
             Ok(route) => {
                 debug_assert_eq!(usize::from(route), self.routes.len());
+                self.paths.note_session_type::<H::Session>();
                 self.routes.push(Box::new(move |worker, slots| {
                     Box::new(RouteOf::with_capacity(make(worker), slots))
                 }));
@@ -424,7 +435,7 @@ impl ServerBuilder {
         if let Some(mistake) = self.mistake {
             return Err(mistake);
         }
-        if self.addresses.is_empty() {
+        if self.addresses.is_empty() && !self.without_listener {
             return Err(Error::config("listen", "no address given; add e.g. \"127.0.0.1:9001\""));
         }
         if self.paths.is_empty() {
@@ -479,13 +490,14 @@ impl ServerBuilder {
                 }
             }
         }
-        let shared = Arc::new(Shared::new(&self.config));
+        let paths = Arc::new(self.paths);
+        let shared = Arc::new(Shared::new(&self.config, Arc::clone(&paths)));
         let _ = self.shared.set(Arc::clone(&shared));
         Ok(Server {
             mailboxes: StopMailboxes { shared: Arc::clone(&shared) },
             shared,
             config: Arc::new(self.config),
-            paths: Arc::new(self.paths),
+            paths,
             routes: Arc::new(self.routes),
             listeners,
             local_addrs,

@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::adopting::Adoption;
+use super::paths::Paths;
 use super::places::{Place, Places};
 use super::topic_index::TopicIndex;
 use crate::config::Config;
@@ -40,6 +42,8 @@ pub(crate) enum Command {
     /// Give a slot to a socket that another worker accepted. Dropping it closes the socket and
     /// gives its place back.
     Settle { socket: AcceptedSocket, place: Place },
+    /// The same for one that another server has accepted and upgraded.
+    Adopt(Box<Adoption>),
 }
 
 /// A closure that runs on a worker's thread.
@@ -59,7 +63,7 @@ impl Command {
 
     /// True if it carries a connection.
     fn is_newcomer(&self) -> bool {
-        matches!(self, Self::Settle { .. })
+        matches!(self, Self::Settle { .. } | Self::Adopt(_))
     }
 }
 
@@ -111,10 +115,15 @@ impl Mailbox {
     /// The same for commands that cannot be lost and are few by nature: at most one for each
     /// connection. Never full.
     pub(crate) fn post_always(&self, command: Command) -> Result<(), SendError> {
+        self.post_newcomer(command).map_err(|_command| SendError::Stopped)
+    }
+
+    /// The same; gives the command back if the worker has ended.
+    pub(crate) fn post_newcomer(&self, command: Command) -> Result<(), Command> {
         {
             let mut queue = self.lock();
             if queue.stopped {
-                return Err(SendError::Stopped);
+                return Err(command);
             }
             queue.commands.push_back(command);
         }
@@ -167,6 +176,7 @@ pub(crate) struct Shared {
     pub(crate) mailboxes: Vec<Mailbox>,
     /// Who has a place, on which worker.
     pub(crate) places: Arc<Places>,
+    pub(crate) paths: Arc<Paths>,
     /// Milliseconds that the shutdown may take from the moment a worker notices; `NOT_STOPPING`
     /// until someone asks.
     pub(crate) shutdown_grace_ms: AtomicU64,
@@ -192,12 +202,13 @@ pub(crate) struct Shared {
 pub(crate) const NOT_STOPPING: u64 = u64::MAX;
 
 impl Shared {
-    pub(crate) fn new(config: &Config) -> Self {
+    pub(crate) fn new(config: &Config, paths: Arc<Paths>) -> Self {
         let workers = usize::from(config.workers);
         let (max, max_per_ip) = (config.max_connections, config.max_connections_per_ip);
         Self {
             mailboxes: (0..workers).map(|_| Mailbox::default()).collect(),
             places: Arc::new(Places::new(workers, max, max_per_ip)),
+            paths,
             shutdown_grace_ms: AtomicU64::new(NOT_STOPPING),
             topics: Arc::new(TopicIndex::new(workers)),
             shutdown_spread_ms: AtomicU64::new(u64::MAX),
@@ -222,6 +233,16 @@ impl Shared {
     /// True once somebody asked for a shutdown.
     pub(crate) fn is_stopping(&self) -> bool {
         self.shutdown_grace_ms.load(Ordering::Acquire) != NOT_STOPPING
+    }
+
+    /// True once workers take no new connections any more, or will not in a moment.
+    pub(crate) fn refuses_newcomers(&self) -> bool {
+        let announced_ms = self.shutdown_announce_ms.load(Ordering::Acquire);
+        self.is_stopping()
+            && self
+                .asked
+                .get()
+                .is_none_or(|asked| asked.elapsed().as_millis() >= announced_ms.into())
     }
 
     /// Asks all workers to stop; the shortest of several requests wins, figure by figure.
@@ -335,7 +356,9 @@ macro_rules! counters {
 counters! {
     /// TCP or Unix connections accepted.
     accepted,
-    /// Opening handshakes completed.
+    /// Connections taken over with [`Handle::adopt`](crate::Handle::adopt); not in `accepted`.
+    adopted,
+    /// Opening handshakes completed, those of adopted connections included.
     opened,
     /// Connections closed at once, because their address had `max_connections_per_ip` already.
     refused_per_ip,

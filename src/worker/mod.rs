@@ -18,6 +18,7 @@
 //! carries it out after the handler has returned. So no handler runs inside another.
 
 mod accepting;
+pub(crate) mod adopting;
 mod compressing;
 pub(crate) mod core;
 mod deadlines;
@@ -270,6 +271,7 @@ impl Crank {
                 Command::Close { id, code, reason } => {
                     self.core.close(id, code, &reason);
                 }
+                Command::Adopt(adoption) => self.adopt(*adoption),
                 Command::Settle { socket, place } => self.settled(socket, place),
                 Command::Run(Job(job)) => {
                     let worker = &mut WorkerContext::new(&mut self.core, None);
