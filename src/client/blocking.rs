@@ -2,8 +2,8 @@
 //!
 //! In: an address, then messages to send. Out: what the server sends, as owned values. Every
 //! rule of RFC 6455 is kept by [`protocol`](crate::protocol); here is only what it leaves to its
-//! user: a socket, random bytes and deadlines. It starts no thread, follows no redirect and offers
-//! no extension. It speaks TLS (`wss://`) with the crate's feature `tls`.
+//! user: a socket, random bytes and deadlines. It starts no thread and follows no redirect. It
+//! speaks TLS (`wss://`) with the crate's feature `tls`.
 //!
 //! ```text
 //!  socket --read--> buffer --> Endpoint::receive --> Received (owned)
@@ -63,7 +63,9 @@ use super::stream::{Deadline, Stream};
 use super::url::Endpoint as Place;
 use super::url::Url;
 use crate::protocol::upgrade::ClientHandshake;
-use crate::protocol::{BufferPool, CloseCode, Endpoint, Event, Limits, Message, State};
+use crate::protocol::{
+    BufferPool, CloseCode, Deflate, DeflateParameters, Endpoint, Event, Limits, Message, State,
+};
 #[cfg(feature = "tls-no-provider")]
 use crate::tls::{ClientTls, Roots, TlsError};
 
@@ -81,6 +83,7 @@ const SPARE_BYTES: usize = 1024 * 1024;
 #[must_use = "a builder does nothing until `connect`"]
 pub struct ClientBuilder {
     limits: Limits,
+    deflate: Deflate,
     target: Option<String>,
     subprotocols: Vec<String>,
     headers: Vec<(String, String)>,
@@ -96,6 +99,13 @@ impl ClientBuilder {
     /// Limits of what the server may send. Default [`Limits::new`].
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
+        self
+    }
+
+    /// Offers to compress messages (permessage-deflate, RFC 7692) with these settings; the server
+    /// decides. Default [`Deflate::off`]. An impossible setting is [`ClientError::Deflate`].
+    pub fn deflate(mut self, settings: Deflate) -> Self {
+        self.deflate = settings;
         self
     }
 
@@ -169,11 +179,13 @@ impl ClientBuilder {
             let reason = "wss needs TLS: build with the feature `tls`";
             return Err(ClientError::Url { url: url.to_owned(), reason });
         }
+        self.deflate.check().map_err(ClientError::Deflate)?;
         let deadline = Deadline::after(self.connect_timeout);
         // RFC 6455 4.1: a nonce that is new and random for each connection.
         let mut nonce = [0; 16];
         getrandom::fill(&mut nonce).map_err(io::Error::from)?;
         let mut handshake = ClientHandshake::new(nonce);
+        handshake.offer_deflate(self.deflate);
         let target = self.target.as_ref().unwrap_or(&parsed.target);
         let subprotocols: Vec<&str> = self.subprotocols.iter().map(String::as_str).collect();
         let headers: Vec<(&str, &str)> =
@@ -198,7 +210,10 @@ impl ClientBuilder {
             close_timeout: self.close_timeout,
         };
         client.flush(deadline)?;
-        client.read_response(&mut handshake, &self.limits, deadline)?;
+        let agreed = client.read_response(&mut handshake, &self.limits, deadline)?;
+        if let Some(agreed) = agreed {
+            client.endpoint = client.endpoint.with_deflate(self.deflate, agreed);
+        }
         Ok(client)
     }
 }
@@ -282,6 +297,7 @@ impl Client {
     pub fn builder() -> ClientBuilder {
         ClientBuilder {
             limits: Limits::new(),
+            deflate: Deflate::off(),
             target: None,
             subprotocols: Vec::new(),
             headers: Vec::new(),
@@ -304,7 +320,12 @@ impl Client {
     /// reads what it sends: then [`receive`](Self::receive) is that call.
     pub fn send<'m>(&mut self, message: impl Into<Message<'m>>) -> Result<(), ClientError> {
         self.check_open()?;
-        self.endpoint.send(message.into(), &mut self.out).map_err(|_| ClientError::Closed)?;
+        let message = message.into();
+        let sent = match self.endpoint.should_compress(message.len()) {
+            true => self.endpoint.send_compressed(message, &mut self.pool, &mut self.out),
+            false => self.endpoint.send(message, &mut self.out),
+        };
+        sent.map_err(|_| ClientError::Closed)?;
         self.flush(Deadline::after(self.write_timeout))
     }
 
@@ -377,6 +398,11 @@ impl Client {
         self.subprotocol.as_deref()
     }
 
+    /// How messages are compressed; `None` if the server did not agree to it (RFC 7692).
+    pub fn deflate(&self) -> Option<DeflateParameters> {
+        self.endpoint.deflate()
+    }
+
     /// Changes how long [`receive`](Self::receive) waits; [`Duration::ZERO`] is for ever.
     pub fn set_read_timeout(&mut self, timeout: Duration) {
         self.read_timeout = timeout;
@@ -396,7 +422,7 @@ impl Client {
         handshake: &mut ClientHandshake,
         limits: &Limits,
         deadline: Deadline,
-    ) -> Result<(), ClientError> {
+    ) -> Result<Option<DeflateParameters>, ClientError> {
         loop {
             let response = &self.buffer[..self.end];
             if let Some(established) =
@@ -405,7 +431,7 @@ impl Client {
                 // What follows the head are frames already.
                 self.start = established.head_len;
                 self.subprotocol = established.subprotocol;
-                return Ok(());
+                return Ok(established.deflate);
             }
             if self.end == self.buffer.len() {
                 // The handshake gives up at `Limits::max_head`.
