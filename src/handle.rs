@@ -142,7 +142,8 @@ impl Handle {
     ///
     /// `Ok` means that the connection has its place and the worker will be told, also of a server
     /// that does not run yet. Should the server stop in between, the client is sent 1001, or sees
-    /// the end of the connection if its worker has gone. The socket may be blocking or not; `FD_CLOEXEC` and `TCP_NODELAY` are set. Counted in
+    /// the end of the connection if its worker has gone. The socket may be
+    /// blocking or not; it gets `FD_CLOEXEC` and the TCP options that accepted ones have. Counted in
     /// [`Stats::adopted`](crate::Stats::adopted).
     ///
     /// # Errors
