@@ -9,6 +9,8 @@ use crate::error::SendError;
 use crate::protocol::{CloseCode, Message};
 use crate::publish::{PreparedMessage, Publication, Published};
 use crate::shutdown::{ShutdownOptions, ShutdownReport};
+#[cfg(feature = "tls-no-provider")]
+use crate::tls::{ServerTls, TlsError};
 use crate::upgrade::Session;
 use crate::worker::adopting::{self, AnyMaker};
 use crate::worker::mailbox::{Command, Job, Shared, Stats};
@@ -134,7 +136,8 @@ impl Handle {
     ///
     /// The other server must have sent the whole 101, and must not touch the socket any more.
     /// `leftover` is what it has read behind the request: the first frames, often nothing. What
-    /// must not be lost is to be there: a reader that buffers has it. `negotiated` says which route
+    /// must not be lost is to be there: a reader that buffers has it. The bytes on the socket are
+    /// WebSocket frames in the clear, whatever the server's own listeners speak. `negotiated` says which route
     /// serves the connection, and what the client was told; the origin is not checked again.
     ///
     /// The session is the one that a connection begins with by default. `on_upgrade` is not called:
@@ -265,6 +268,21 @@ impl Handle {
     /// again with zero. Returns at once, and may be called from anywhere, handlers included.
     pub fn shutdown(&self, options: impl Into<ShutdownOptions>) {
         self.shared.shut_down(options);
+    }
+
+    /// Exchanges what [`ServerBuilder::tls`](crate::ServerBuilder::tls) had set: handshakes that
+    /// begin from now on get the new certificates and settings, established connections are not
+    /// touched. Sessions of before cannot be resumed: their clients make a full handshake.
+    ///
+    /// # Errors
+    ///
+    /// The settings are impossible, or the server speaks no TLS; then everything stays as it was.
+    #[cfg(feature = "tls-no-provider")]
+    pub fn reload_tls(&self, tls: impl Into<ServerTls>) -> Result<(), TlsError> {
+        let Some(acceptor) = &self.shared.tls else {
+            return Err(TlsError::Settings("the server was built without TLS".into()));
+        };
+        acceptor.replace(&tls.into())
     }
 
     /// What became of the connections that were there when the server stopped; `None` while it

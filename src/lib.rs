@@ -94,6 +94,8 @@ pub mod client;
 pub mod docs;
 pub mod protocol;
 pub mod simd;
+#[cfg(feature = "tls-no-provider")]
+pub mod tls;
 
 mod adopt;
 mod config;
@@ -115,6 +117,8 @@ mod publish;
 mod route_options;
 mod server;
 mod shutdown;
+#[cfg(not(feature = "tls-no-provider"))]
+mod tls;
 mod trust;
 mod upgrade;
 mod websocket;
@@ -128,7 +132,7 @@ pub use driver::{
     InvalidDriverChoice as InvalidDriver, InvalidListenAddr, ListenAddr,
 };
 pub use error::{Close, CloseCause, Error, SendError};
-pub use figures::{CloseCodes, Refusals, TurnTimes};
+pub use figures::{CloseCodes, Refusals, TlsFailures, TurnTimes};
 pub use fragment::Fragment;
 pub use handle::Handle;
 pub use handler::Handler;
@@ -142,6 +146,7 @@ pub use publish::{
 pub use route_options::RouteOptions;
 pub use server::{Server, ServerBuilder};
 pub use shutdown::{ShutdownOptions, ShutdownReport};
+pub use tls::TlsFailure;
 pub use trust::ForwardedHeader;
 pub use upgrade::{Gone, Session, Upgrade, UpgradeRequest, UpgradeTicket};
 pub use websocket::{SendStatus, WebSocket};
