@@ -9,7 +9,7 @@ use crate::driver::DriverChoice;
 use crate::driver::listener::TcpOptions;
 use crate::error::Error;
 use crate::origins::Origins;
-use crate::protocol::Limits;
+use crate::protocol::{Deflate, Limits};
 use crate::trust::Trust;
 use crate::worker::topics::TopicConfig;
 
@@ -82,6 +82,8 @@ pub(crate) struct Config {
     pub(crate) trust: Trust,
     /// The subprotocols of all routes.
     pub(crate) subprotocols: Vec<String>,
+    /// Compression on routes that do not say otherwise.
+    pub(crate) deflate: Deflate,
 }
 
 impl Default for Config {
@@ -114,6 +116,7 @@ impl Default for Config {
             origins: Origins::same_host(),
             trust: Trust::default(),
             subprotocols: Vec::new(),
+            deflate: Deflate::off(),
         }
     }
 }
@@ -174,6 +177,9 @@ impl Config {
         if let Some(problem) = self.trust.problem_of_hosts() {
             return Err(Error::config("hosts", problem));
         }
+        if let Err(problem) = self.deflate.check() {
+            return Err(Error::config("deflate", problem));
+        }
         self.topics.check()
     }
 }
@@ -209,6 +215,8 @@ mod tests {
         assert_eq!(field(&Config { backlog: 0, ..base() }), "backlog");
         assert_eq!(field(&Config { receive_buffer: 1, ..base() }), "receive_buffer");
         assert_eq!(field(&Config { origins: Origins::list(["*"]), ..base() }), "origins");
+        let deflate = Deflate::off().level(0);
+        assert_eq!(field(&Config { deflate, ..base() }), "deflate");
         assert_eq!(field(&Config { limits: Limits::new().max_message(0), ..base() }), "limits");
     }
 
