@@ -20,6 +20,7 @@ use super::places::{Place, Places};
 use super::topic_index::TopicIndex;
 use crate::config::Config;
 use crate::context::WorkerContext;
+use crate::driver::listener::TcpOptions;
 use crate::driver::{AcceptedSocket, ConnectionId, Waker};
 use crate::error::SendError;
 use crate::figures::{CloseCodes, Refusals, Tables, TlsFailures, TurnTimes, increase};
@@ -187,6 +188,8 @@ pub(crate) struct Shared {
     /// Who has a place, on which worker.
     pub(crate) places: Arc<Places>,
     pub(crate) paths: Arc<Paths>,
+    /// Of sockets that come without a listener of ours.
+    pub(crate) tcp: TcpOptions,
     /// Milliseconds that the shutdown may take from the moment a worker notices; `NOT_STOPPING`
     /// until someone asks.
     pub(crate) shutdown_grace_ms: AtomicU64,
@@ -221,6 +224,7 @@ impl Shared {
             mailboxes: (0..workers).map(|_| Mailbox::default()).collect(),
             places: Arc::new(Places::new(workers, max, max_per_ip)),
             paths,
+            tcp: config.tcp_options(),
             shutdown_grace_ms: AtomicU64::new(NOT_STOPPING),
             topics: Arc::new(TopicIndex::new(workers)),
             shutdown_spread_ms: AtomicU64::new(u64::MAX),
