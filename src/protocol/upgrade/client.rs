@@ -11,7 +11,6 @@ use super::MAX_HEADERS;
 use super::accept_key::{AcceptKey, KEY_LEN, key_of_nonce};
 use super::grammar::{is_token, list_elements};
 use super::head::HeadScanner;
-use super::refusal::Refusal;
 use super::response::{
     InvalidHeader, check_headers, is_handshake_header, push_header, push_headers,
 };
@@ -188,11 +187,7 @@ impl ClientHandshake {
         bytes: &[u8],
         limits: &Limits,
     ) -> Result<Option<Established>, HandshakeError> {
-        let scanned = self.scanner.scan(bytes, limits).map_err(|refusal| match refusal {
-            Refusal::HeadTooLarge => HandshakeError::HeadTooLarge,
-            Refusal::TooManyHeaders => HandshakeError::TooManyHeaders,
-            _ => HandshakeError::MalformedResponse,
-        })?;
+        let scanned = self.scanner.scan(bytes, limits).map_err(HandshakeError::of_head)?;
         match scanned {
             Some(head_len) => self.check(&bytes[..head_len]).map(Some),
             None => Ok(None),
