@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::dialing::{NewDial, Resolved};
 use super::topic_index::TopicIndex;
+use crate::client::resolver::Resolver;
 use crate::context::WorkerContext;
 use crate::driver::{ConnectionId, Waker};
 use crate::error::SendError;
@@ -33,6 +35,12 @@ pub(crate) enum Command {
     Decide { id: ConnectionId },
     /// Start the close handshake.
     Close { id: ConnectionId, code: CloseCode, reason: Box<str> },
+    /// Make a connection.
+    Connect(Box<NewDial>),
+    /// End the connection that came of this dial, and the dial.
+    Disconnect { dial: u64 },
+    /// A host was looked up.
+    Resolved(Resolved),
     /// Call a closure.
     Run(Job),
 }
@@ -150,6 +158,9 @@ pub(crate) struct Shared {
     /// until someone asks.
     pub(crate) shutdown_grace_ms: AtomicU64,
     pub(crate) topics: Arc<TopicIndex>,
+    pub(crate) resolver: Resolver,
+    /// Dials so far.
+    pub(crate) dials: AtomicU64,
     /// See [`ShutdownOptions`]; they say nothing until `shutdown_grace_ms` does.
     pub(crate) shutdown_spread_ms: AtomicU64,
     pub(crate) shutdown_announce_ms: AtomicU64,
@@ -177,6 +188,8 @@ impl Shared {
             connections: AtomicUsize::new(0),
             shutdown_grace_ms: AtomicU64::new(NOT_STOPPING),
             topics: Arc::new(TopicIndex::new(workers)),
+            resolver: Resolver::default(),
+            dials: AtomicU64::new(0),
             shutdown_spread_ms: AtomicU64::new(u64::MAX),
             shutdown_announce_ms: AtomicU64::new(u64::MAX),
             asked: OnceLock::new(),
@@ -311,8 +324,12 @@ macro_rules! counters {
 counters! {
     /// TCP or Unix connections accepted.
     accepted,
-    /// Opening handshakes completed.
+    /// Opening handshakes completed, as server and as client.
     opened,
+    /// Attempts to connect to a server, the failed ones included.
+    dialled,
+    /// Attempts that did not lead to an open connection.
+    dial_failures,
     /// Requests answered with an HTTP error status.
     refused,
     /// `on_close` calls.
