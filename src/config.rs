@@ -12,6 +12,30 @@ use crate::protocol::Limits;
 use crate::trust::Trust;
 use crate::worker::topics::TopicConfig;
 
+/// Who accepts connections, and so which worker serves them for all their life.
+///
+/// | | how even | what it costs |
+/// | --- | --- | --- |
+/// | `PerWorker` | by chance: the kernel hashes addresses and ports | nothing |
+/// | `Spread` | as even as can be, Unix sockets too | one wake-up of the other worker |
+///
+/// `PerWorker` is for very many connections, which chance spreads well enough, and for many new
+/// ones a second. `Spread` is for a few busy ones, where chance may put half of them on one of
+/// four workers, and for Unix sockets and inherited listeners, whose workers would otherwise race
+/// for one queue.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Accept {
+    /// Every worker accepts from a listener of its own (`SO_REUSEPORT`). The workers of a Unix
+    /// socket share one. The default.
+    #[default]
+    PerWorker,
+    /// Worker 0 accepts for all, and gives each connection to the worker that has the fewest at
+    /// that moment; among equals they take turns. While a handler keeps worker 0 busy, nobody is
+    /// accepted.
+    Spread,
+}
+
 /// Settings shared by all workers. Durations are kept in milliseconds; zero means off.
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
@@ -27,6 +51,11 @@ pub(crate) struct Config {
     pub(crate) max_worker_backpressure: usize,
     /// Connections of the whole server.
     pub(crate) max_connections: usize,
+    /// Connections of one address; 0 is no limit.
+    pub(crate) max_connections_per_ip: u32,
+    pub(crate) accept: Accept,
+    /// Cores of the workers, in turn; empty is wherever the kernel puts them.
+    pub(crate) cores: Vec<usize>,
     pub(crate) handshake_timeout_ms: u64,
     pub(crate) upgrade_timeout_ms: u64,
     pub(crate) idle_timeout_ms: u64,
@@ -60,6 +89,9 @@ impl Default for Config {
             max_backpressure: 1024 * 1024,
             max_worker_backpressure: 1024 * 1024 * 1024,
             max_connections: 100_000,
+            max_connections_per_ip: 0,
+            accept: Accept::PerWorker,
+            cores: Vec::new(),
             handshake_timeout_ms: 10_000,
             upgrade_timeout_ms: 10_000,
             idle_timeout_ms: 120_000,

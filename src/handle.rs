@@ -1,16 +1,18 @@
 //! The server as other threads see it.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
+use crate::adopt::{Negotiated, NotAdopted};
 use crate::client::{ConnectError, Dial, DialId};
 use crate::context::WorkerContext;
-use crate::driver::ConnectionId;
+use crate::driver::{ConnectedSocket, ConnectionId};
 use crate::error::SendError;
 use crate::handler::Handler;
 use crate::protocol::{CloseCode, Message};
 use crate::publish::{PreparedMessage, Publication, Published};
 use crate::shutdown::{ShutdownOptions, ShutdownReport};
+use crate::upgrade::Session;
+use crate::worker::adopting::{self, AnyMaker};
 use crate::worker::dialing::{NewDial, new_serial};
 use crate::worker::mailbox::{Command, Job, Shared, Stats};
 use crate::worker::publish::{post_prepared, publish_from_outside};
@@ -129,6 +131,70 @@ impl Handle {
         mailbox.post(Command::Close { id, code, reason: reason.into() })
     }
 
+    /// Takes over a connection that another server has accepted and upgraded: one that serves
+    /// HTTP on the same port, say (see the example `axum_handover`). It goes to the worker with
+    /// the fewest connections and is an open WebSocket there, like any other: `on_open` is called,
+    /// then come the frames.
+    ///
+    /// The other server must have sent the whole 101, and must not touch the socket any more.
+    /// `leftover` is what it has read behind the request: the first frames, often nothing. What
+    /// must not be lost is to be there: a reader that buffers has it. `negotiated` says which route
+    /// serves the connection, and what the client was told; the origin is not checked again.
+    ///
+    /// The session is the one that a connection begins with by default. `on_upgrade` is not called:
+    /// there is no request. For other sessions see [`adopt_with`](Self::adopt_with).
+    ///
+    /// `Ok` means that the connection has its place and the worker will be told, also of a server
+    /// that does not run yet. Should the server stop in between, the client is sent 1001, or sees
+    /// the end of the connection if its worker has gone. The socket may be blocking or not; `FD_CLOEXEC` and `TCP_NODELAY` are set. Counted in
+    /// [`Stats::adopted`](crate::Stats::adopted).
+    ///
+    /// # Errors
+    ///
+    /// [`NotAdopted`] says why and has the socket. Nothing was sent on it.
+    pub fn adopt(
+        &self,
+        socket: impl Into<ConnectedSocket>,
+        leftover: impl Into<Vec<u8>>,
+        negotiated: Negotiated,
+    ) -> Result<(), NotAdopted> {
+        adopting::post(&self.shared, socket.into(), leftover.into(), negotiated, None)
+    }
+
+    /// [`adopt`](Self::adopt) with a session: `session` makes it, on the thread of the worker, so
+    /// the session itself need not be `Send`. A panic in it gives the client 1011.
+    ///
+    /// ```no_run
+    /// use std::net::TcpStream;
+    /// use wirelane::{Handle, Negotiated, NotAdopted, Session};
+    ///
+    /// struct Player {
+    ///     name: String,
+    /// }
+    ///
+    /// impl Session for Player {}
+    ///
+    /// // The route "/game" has a handler with sessions of this type.
+    /// fn welcome(handle: &Handle, stream: TcpStream, name: String) -> Result<(), NotAdopted> {
+    ///     handle.adopt_with(stream, [], Negotiated::new("/game"), move || Player { name })
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`adopt`](Self::adopt), and [`AdoptError::WrongSession`](crate::AdoptError::WrongSession)
+    /// if the route has sessions of another type than `S`.
+    pub fn adopt_with<S: Session>(
+        &self,
+        socket: impl Into<ConnectedSocket>,
+        leftover: impl Into<Vec<u8>>,
+        negotiated: Negotiated,
+        session: impl FnOnce() -> S + Send + 'static,
+    ) -> Result<(), NotAdopted> {
+        let maker = Some(AnyMaker::new(session));
+        adopting::post(&self.shared, socket.into(), leftover.into(), negotiated, maker)
+    }
+
     /// Calls a closure on the thread of a worker, from 0, between two turns of its connections:
     /// the way to do several things at once, or to reach what only that thread may touch. Costs
     /// one allocation. A panic in it is counted in [`Stats::handler_panics`] and stops nothing.
@@ -163,7 +229,7 @@ impl Handle {
     }
 
     /// Makes a connection to another server on one of the workers
-    /// ([`Dial::on_worker`], otherwise each in turn), for this handler, which moves to that
+    /// ([`Dial::on_worker`], otherwise the one with the fewest connections), for this handler, which moves to that
     /// worker's thread and goes when the dial is over. What happens is told to the handler: see
     /// [`WorkerContext::connect`](crate::WorkerContext::connect).
     ///
@@ -178,9 +244,7 @@ impl Handle {
     ) -> Result<DialId, ConnectError> {
         let plan = dial.plan()?;
         let serial = new_serial(&self.shared);
-        // `build` takes at most 1024 workers.
-        let in_turn = (serial % self.shared.mailboxes.len() as u64) as u16;
-        let worker = dial.worker().unwrap_or(in_turn);
+        let worker = dial.worker().unwrap_or_else(|| self.shared.places.fewest());
         let mailbox = self.shared.mailboxes.get(usize::from(worker));
         let mailbox = mailbox.ok_or(ConnectError::NoSuchWorker)?;
         let make =
@@ -212,7 +276,14 @@ impl Handle {
 
     /// Connections of all workers that hold a slot now, the opening and closing ones included.
     pub fn connections(&self) -> usize {
-        self.shared.connections.load(Ordering::Acquire)
+        self.shared.places.taken()
+    }
+
+    /// Connections of one worker, from 0, counted as [`connections`](Self::connections) does; 0 if
+    /// there is no such worker. How even the load is depends on
+    /// [`ServerBuilder::accept`](crate::ServerBuilder::accept).
+    pub fn connections_on(&self, worker: u16) -> usize {
+        self.shared.places.load(worker)
     }
 
     /// True once somebody has asked for a [`shutdown`](Self::shutdown).

@@ -91,9 +91,11 @@
 #![warn(missing_docs)]
 
 pub mod client;
+pub mod docs;
 pub mod protocol;
 pub mod simd;
 
+mod adopt;
 mod config;
 mod connection;
 mod context;
@@ -101,6 +103,9 @@ mod driver;
 mod error;
 mod figures;
 mod fragment;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod handle;
 mod handler;
 mod http;
@@ -116,10 +121,12 @@ mod upgrade;
 mod websocket;
 mod worker;
 
+pub use adopt::{AdoptError, Negotiated, NotAdopted};
+pub use config::Accept;
 pub use context::{TimerError, TimerId, WorkerContext};
 pub use driver::{
-    ConnectionId, DriverChoice as Driver, InvalidDriverChoice as InvalidDriver, InvalidListenAddr,
-    ListenAddr,
+    ConnectedSocket, ConnectionId, DriverChoice as Driver, InvalidDriverChoice as InvalidDriver,
+    InvalidListenAddr, ListenAddr,
 };
 pub use error::{Close, CloseCause, Error, SendError};
 pub use figures::{CloseCodes, Refusals, TurnTimes};

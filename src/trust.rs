@@ -33,6 +33,13 @@ impl Trust {
         Some(format!("{wrong:?} is no host: write a name or address, with or without a port"))
     }
 
+    /// Whether this address is that of a proxy, who stands for many clients.
+    pub(crate) fn is_proxy(&self, ip: IpAddr) -> bool {
+        let ip = Some(ip.to_canonical());
+        self.proxy_protocol.contain(ip)
+            || self.forwarded.as_ref().is_some_and(|(_, proxies)| proxies.contain(ip))
+    }
+
     /// Whether a request with this Host is for us.
     pub(crate) fn knows_host(&self, host: Option<&str>) -> bool {
         if self.hosts.is_empty() {

@@ -20,11 +20,13 @@ Modes
   echo      closed loop: each connection keeps --depth messages in flight
   broadcast one connection sends --depth messages at a time, all receive them
   relay     one connection sends --depth messages at a time, all others receive them
+  latency   open loop: --rate messages per second, whatever the server does
   connect   opening handshakes per second
   idle      server memory per open connection (needs --server-pid)
+  compare   our servers and others side by side, in turn
   matrix    the echo example on epoll and io_uring over a grid of cells
 
-Every mode except matrix
+Every mode except compare and matrix
   --url URL            the server
   --pin CPU            run the load generator on this CPU
   --server-pid PID     read CPU time, memory and context switches of the server
@@ -39,6 +41,11 @@ echo, broadcast, relay
   --verify             compare every byte that comes back, not only length and ends
   --syscalls           one more second with perf or strace: system calls per message
   --strace             the same, with strace even if perf works
+latency
+  --rate N             messages per second on all connections together
+  --connections N      open connections, which send in turn (default 64)
+  --size BYTES         payload of a message (default 20)
+  --duration, --warmup, --text, --binary, --utf8, --verify as above
 connect
   --concurrency N      handshakes under way at once (default 32)
   --duration, --warmup as above
@@ -60,6 +67,18 @@ matrix
   --server-cpu CPU     (default 0)
   --load-cpu CPU       (default 1)
   --markdown FILE      also writes the table there
+compare
+  (default)            a sensible choice of cells, with the rows of the budget
+  --budget             the rows of the budget only
+  --full               every combination; takes hours with everybody
+  --quick              one start of 5 rounds instead of 3 of 8
+  --cells WORD,...     only cells whose name contains one of the words
+  --who NAME,...       only these beside uwebsockets, such as wirelane, raw, tokio-websockets
+  --starts N           fresh starts of every server (default 3)
+  --rounds N           windows of each server and cell after a start (default 8)
+  --window TIME        length of a window (default 150ms; latency: five times that)
+  --no-build           take the peers as they are, build none
+  --server-cpu, --load-cpu, --markdown as above
 Output
   --json FILE          also writes the figures there
   --quiet              no progress line and no table
@@ -68,6 +87,8 @@ Output
 
 /// Most connections of one process: beyond this, one client address runs out of ports.
 const MAX_CONNECTIONS: usize = 20_000;
+/// Most messages per second of an open loop; one thread cannot send more of them singly.
+const MAX_RATE: f64 = 5_000_000.0;
 /// Most messages in flight on one connection.
 const MAX_DEPTH: usize = 65_536;
 /// Most bytes that the prepared messages of one run may take.
@@ -78,9 +99,11 @@ const MAX_BATCH: usize = 512 * 1024 * 1024;
 pub(crate) enum Command {
     Help,
     Echo(Echo),
+    Latency(Latency),
     Connect(Connect),
     Idle(Idle),
     Matrix(Matrix),
+    Compare(Compare),
 }
 
 /// Where to connect, and what to watch meanwhile.
@@ -144,6 +167,21 @@ pub(crate) struct Echo {
     pub(crate) syscalls: CountSyscalls,
 }
 
+/// Mode `latency`.
+#[derive(Debug)]
+pub(crate) struct Latency {
+    pub(crate) subject: Subject,
+    pub(crate) output: Output,
+    pub(crate) connections: usize,
+    pub(crate) size: usize,
+    pub(crate) content: Content,
+    /// Messages per second on all connections together.
+    pub(crate) rate: f64,
+    pub(crate) duration: Duration,
+    pub(crate) warmup: Duration,
+    pub(crate) verify: bool,
+}
+
 /// Mode `connect`.
 #[derive(Debug)]
 pub(crate) struct Connect {
@@ -180,6 +218,32 @@ pub(crate) struct Matrix {
     pub(crate) rounds: usize,
     pub(crate) duration: Duration,
     pub(crate) warmup: Duration,
+    pub(crate) server_cpu: usize,
+    pub(crate) load_cpu: usize,
+    pub(crate) markdown: Option<PathBuf>,
+}
+
+/// Which cells are compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Suite {
+    Budget,
+    Default,
+    Full,
+}
+
+/// Mode `compare`.
+#[derive(Debug)]
+pub(crate) struct Compare {
+    pub(crate) output: Output,
+    pub(crate) suite: Suite,
+    /// Words of which a cell's name must contain one; none means all.
+    pub(crate) cells: Vec<String>,
+    /// Who takes part beside the baseline; nobody means everybody.
+    pub(crate) who: Vec<String>,
+    pub(crate) starts: usize,
+    pub(crate) rounds: usize,
+    pub(crate) window: Duration,
+    pub(crate) build: bool,
     pub(crate) server_cpu: usize,
     pub(crate) load_cpu: usize,
     pub(crate) markdown: Option<PathBuf>,
@@ -236,8 +300,10 @@ pub(crate) fn parse(
         "echo" => given.into_echo(Traffic::Echo).map(Command::Echo),
         "broadcast" => given.into_echo(Traffic::Broadcast).map(Command::Echo),
         "relay" => given.into_echo(Traffic::Relay).map(Command::Echo),
+        "latency" => given.into_latency().map(Command::Latency),
         "connect" => given.into_connect().map(Command::Connect),
         "idle" => given.into_idle().map(Command::Idle),
+        "compare" => given.into_compare().map(Command::Compare),
         _ => given.into_matrix().map(Command::Matrix),
     }
 }
@@ -259,6 +325,22 @@ const ECHO_OPTIONS: &[&str] = &[
     "verify",
     "syscalls",
     "strace",
+];
+const LATENCY_OPTIONS: &[&str] = &[
+    "url",
+    "pin",
+    "server-pid",
+    "json",
+    "quiet",
+    "connections",
+    "size",
+    "rate",
+    "duration",
+    "warmup",
+    "text",
+    "binary",
+    "utf8",
+    "verify",
 ];
 const CONNECT_OPTIONS: &[&str] =
     &["url", "pin", "server-pid", "json", "quiet", "concurrency", "duration", "warmup", "abrupt"];
@@ -294,14 +376,33 @@ const MATRIX_OPTIONS: &[&str] = &[
     "load-cpu",
     "markdown",
 ];
-const ALL_OPTIONS: [&[&str]; 4] = [ECHO_OPTIONS, CONNECT_OPTIONS, IDLE_OPTIONS, MATRIX_OPTIONS];
+const COMPARE_OPTIONS: &[&str] = &[
+    "json",
+    "quiet",
+    "budget",
+    "full",
+    "quick",
+    "cells",
+    "who",
+    "starts",
+    "rounds",
+    "window",
+    "no-build",
+    "server-cpu",
+    "load-cpu",
+    "markdown",
+];
+const ALL_OPTIONS: [&[&str]; 6] =
+    [ECHO_OPTIONS, LATENCY_OPTIONS, CONNECT_OPTIONS, IDLE_OPTIONS, MATRIX_OPTIONS, COMPARE_OPTIONS];
 
 fn options_of(mode: &str) -> Option<&'static [&'static str]> {
     match mode {
         "echo" | "broadcast" | "relay" => Some(ECHO_OPTIONS),
+        "latency" => Some(LATENCY_OPTIONS),
         "connect" => Some(CONNECT_OPTIONS),
         "idle" => Some(IDLE_OPTIONS),
         "matrix" => Some(MATRIX_OPTIONS),
+        "compare" => Some(COMPARE_OPTIONS),
         _ => None,
     }
 }
@@ -333,6 +434,15 @@ struct Given {
     server_cpu: Option<usize>,
     load_cpu: Option<usize>,
     markdown: Option<PathBuf>,
+    rate: Option<f64>,
+    budget: bool,
+    full: bool,
+    quick: bool,
+    cells: Vec<String>,
+    who: Vec<String>,
+    starts: Option<usize>,
+    window: Option<Duration>,
+    no_build: bool,
 }
 
 impl Given {
@@ -367,6 +477,15 @@ impl Given {
             "server-cpu" => self.server_cpu = Some(parser.value()?.parse()?),
             "load-cpu" => self.load_cpu = Some(parser.value()?.parse()?),
             "markdown" => self.markdown = Some(parser.value()?.into()),
+            "rate" => self.rate = Some(parser.value()?.parse()?),
+            "budget" => self.budget = true,
+            "full" => self.full = true,
+            "quick" => self.quick = true,
+            "cells" => self.cells = words(&parser.value()?.string()?),
+            "who" => self.who = words(&parser.value()?.string()?),
+            "starts" => self.starts = Some(parser.value()?.parse()?),
+            "window" => self.window = Some(duration(name, &parser.value()?.string()?)?),
+            "no-build" => self.no_build = true,
             other => return Err(UsageError(format!("unknown option --{other}"))),
         }
         Ok(())
@@ -421,6 +540,27 @@ impl Given {
         })
     }
 
+    fn into_latency(mut self) -> Result<Latency, UsageError> {
+        let connections = single("connections", self.connections.take(), 64)?;
+        let size = single("size", self.sizes.take(), 20)?;
+        check_cell(connections, size, 1)?;
+        let rate = self.rate.ok_or_else(|| UsageError("--rate is missing".to_owned()))?;
+        if !(1.0..=MAX_RATE).contains(&rate) {
+            return Err(UsageError(format!("--rate must be between 1 and {MAX_RATE}, not {rate}")));
+        }
+        Ok(Latency {
+            subject: self.subject()?,
+            output: self.output(),
+            connections,
+            size,
+            content: self.content.unwrap_or(Content::Ascii),
+            rate,
+            duration: self.window(Duration::from_secs(5))?,
+            warmup: self.warmup.unwrap_or(Duration::from_secs(1)),
+            verify: self.verify,
+        })
+    }
+
     fn into_connect(mut self) -> Result<Connect, UsageError> {
         let concurrency = self.concurrency.unwrap_or(32);
         check_range("concurrency", concurrency, 1, MAX_CONNECTIONS)?;
@@ -454,6 +594,39 @@ impl Given {
         })
     }
 
+    fn into_compare(mut self) -> Result<Compare, UsageError> {
+        let suite = match (self.budget, self.full) {
+            (true, true) => {
+                return Err(UsageError("--budget and --full exclude each other".to_owned()));
+            }
+            (true, false) => Suite::Budget,
+            (false, true) => Suite::Full,
+            (false, false) => Suite::Default,
+        };
+        let (starts, rounds) = if self.quick { (1, 5) } else { (3, 8) };
+        let starts = self.starts.unwrap_or(starts);
+        check_range("starts", starts, 1, 100)?;
+        let rounds = self.rounds.unwrap_or(rounds);
+        check_range("rounds", rounds, 1, 1000)?;
+        let window = self.window.unwrap_or(Duration::from_millis(150));
+        if window < Duration::from_millis(10) {
+            return Err(UsageError("--window must be at least 10ms".to_owned()));
+        }
+        Ok(Compare {
+            output: self.output(),
+            suite,
+            cells: std::mem::take(&mut self.cells),
+            who: std::mem::take(&mut self.who),
+            starts,
+            rounds,
+            window,
+            build: !self.no_build,
+            server_cpu: self.server_cpu.unwrap_or(0),
+            load_cpu: self.load_cpu.unwrap_or(1),
+            markdown: self.markdown.take(),
+        })
+    }
+
     fn into_matrix(mut self) -> Result<Matrix, UsageError> {
         let rounds = self.rounds.unwrap_or(3);
         check_range("rounds", rounds, 1, 1000)?;
@@ -483,6 +656,11 @@ impl Given {
             markdown: self.markdown.take(),
         })
     }
+}
+
+/// What commas separate.
+fn words(text: &str) -> Vec<String> {
+    text.split(',').map(|word| word.trim().to_owned()).filter(|word| !word.is_empty()).collect()
 }
 
 fn check_cell(connections: usize, size: usize, depth: usize) -> Result<(), UsageError> {
@@ -587,6 +765,9 @@ mod tests {
 
     #[test]
     fn other_modes_have_their_own_options() {
+        let line = "latency --url ws://h:1/ --rate 30000 --connections 5";
+        let Ok(Command::Latency(latency)) = parse_line(line) else { panic!("refused") };
+        assert_eq!((latency.rate, latency.connections, latency.size), (30_000.0, 5, 20));
         let line = "connect --url ws://h:1/ --concurrency 3 --abrupt";
         let Ok(Command::Connect(connect)) = parse_line(line) else { panic!("refused") };
         assert!(connect.abrupt && connect.concurrency == 3);
@@ -606,7 +787,7 @@ mod tests {
         assert!(complaint("").contains("mode"));
         assert!(complaint("sing").contains("'sing'"));
         assert!(complaint("echo").contains("--url"));
-        assert!(complaint("echo --url wss://h/").contains("wss"));
+        assert!(complaint("echo --url http://h/").contains("http"));
         assert!(complaint("echo --url ws://h/ --abrupt").contains("no option --abrupt"));
         assert!(complaint("echo --url ws://h/ --nonsense").contains("nonsense"));
         assert!(complaint("echo --url ws://h/ --depth 0").contains("--depth"));
@@ -619,5 +800,8 @@ mod tests {
         assert!(complaint("echo --url ws://h/ --syscalls").contains("--server-pid"));
         assert!(complaint("idle --url ws://h/").contains("--server-pid"));
         assert!(complaint("matrix --drivers epoll").contains("two names"));
+        assert!(complaint("latency --url ws://h/").contains("--rate"));
+        assert!(complaint("latency --url ws://h/ --rate 0").contains("between 1"));
+        assert!(complaint("latency --url ws://h/ --rate NaN").contains("between 1"));
     }
 }

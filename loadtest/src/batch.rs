@@ -6,6 +6,10 @@
 //! fresh keys to protect intermediaries from scripts in browsers, and a load generator is neither
 //! run in a browser nor meant to spend its time on masking. This never reads a socket.
 
+use crate::failure::{Context, Failure};
+use crate::process::random;
+use crate::target::{Speech, Target};
+
 /// What messages are made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Content {
@@ -13,6 +17,8 @@ pub(crate) enum Content {
     Ascii,
     /// All byte values.
     Binary,
+    /// Text of JSON as services send it: ASCII that compresses.
+    Json,
     /// Text of characters of one to four bytes.
     MixedUtf8,
 }
@@ -23,6 +29,7 @@ impl Content {
         match self {
             Self::Ascii => "text",
             Self::Binary => "binary",
+            Self::Json => "json",
             Self::MixedUtf8 => "utf8",
         }
     }
@@ -30,7 +37,7 @@ impl Content {
     /// RFC 6455 5.2: 1 denotes a text frame, 2 a binary frame.
     fn opcode(self) -> u8 {
         match self {
-            Self::Ascii | Self::MixedUtf8 => 1,
+            Self::Ascii | Self::Json | Self::MixedUtf8 => 1,
             Self::Binary => 2,
         }
     }
@@ -40,6 +47,7 @@ impl Content {
         let mut payload = match self {
             Self::Ascii => (0..size).map(|index| printable(slot + index)).collect(),
             Self::Binary => (0..size).map(|index| (slot * 31 + index) as u8).collect(),
+            Self::Json => json(slot, size),
             Self::MixedUtf8 => mixed(slot, size),
         };
         if let Some(first) = payload.first_mut() {
@@ -54,6 +62,31 @@ impl Content {
 
 fn printable(number: usize) -> u8 {
     b'!' + (number % 94) as u8
+}
+
+/// Records of prices, one after the other, cut where `size` ends.
+fn json(slot: usize, size: usize) -> Vec<u8> {
+    let mut text = String::with_capacity(size + 120);
+    // A generator of Knuth's: the same numbers in every run.
+    let mut number = slot as u64;
+    let mut digits = |most: u64| {
+        number =
+            number.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (number >> 33) % most
+    };
+    while text.len() < size {
+        let (id, price, volume) = (digits(100_000), digits(1_000_000), digits(10_000));
+        text.push_str(&format!(
+            "{{\"id\":{id},\"symbol\":\"WL{}\",\"price\":{}.{:02},\"volume\":{volume},\"side\":\"{}\"}},",
+            id % 500,
+            price / 100,
+            price % 100,
+            if volume % 2 == 0 { "buy" } else { "sell" },
+        ));
+    }
+    let mut payload = text.into_bytes();
+    payload.truncate(size);
+    payload
 }
 
 /// Text whose first and last byte are ASCII, so that the marks may replace them.
@@ -72,6 +105,15 @@ fn mixed(slot: usize, size: usize) -> Vec<u8> {
     let mut payload = text.into_bytes();
     payload.resize(size, b'.');
     payload
+}
+
+/// How messages are put on the wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wire {
+    /// In frames masked with this key.
+    Masked([u8; 4]),
+    /// In frames that are not masked, for a server that returns bytes as they are.
+    AsReplies,
 }
 
 /// `depth` messages, masked and ready to write, back to back.
@@ -99,11 +141,43 @@ impl Batch {
     /// Prepares `depth` messages of `size` bytes. Takes about two times (small messages: three
     /// times) `depth * size` bytes of memory.
     pub(crate) fn new(content: Content, size: usize, depth: usize, masking_key: [u8; 4]) -> Self {
+        Self::prepare(content, size, depth, Wire::Masked(masking_key))
+    }
+
+    /// The messages for a server: with a random masking key, or as the replies look if the server
+    /// speaks no protocol.
+    ///
+    /// # Errors
+    ///
+    /// The kernel gives no random bytes.
+    pub(crate) fn for_target(
+        target: &Target,
+        content: Content,
+        size: usize,
+        depth: usize,
+    ) -> Result<Self, Failure> {
+        let wire = match target.speech() {
+            Speech::Raw => Wire::AsReplies,
+            Speech::Plain | Speech::Tls => {
+                Wire::Masked(random().context(|| "cannot read random bytes")?)
+            }
+        };
+        Ok(Self::prepare(content, size, depth, wire))
+    }
+
+    /// As [`Batch::new`], with the frames as `wire` says.
+    pub(crate) fn prepare(content: Content, size: usize, depth: usize, wire: Wire) -> Self {
         let mut frames = Vec::new();
         let mut payloads = Vec::with_capacity(size * depth);
         for slot in 0..depth {
             let payload = content.payload(slot, size);
-            append_masked(content.opcode(), &payload, masking_key, &mut frames);
+            match wire {
+                Wire::Masked(key) => append_masked(content.opcode(), &payload, key, &mut frames),
+                Wire::AsReplies => {
+                    append_header(content.opcode(), size, 0, &mut frames);
+                    frames.extend_from_slice(&payload);
+                }
+            }
             payloads.extend_from_slice(&payload);
         }
         let frame_len = frames.len() / depth;
@@ -115,6 +189,10 @@ impl Batch {
         let mut reply_header = [0; MAX_HEADER];
         reply_header[..header.len()].copy_from_slice(&header);
         let reply_header = (reply_header, header.len());
+        let masking_key = match wire {
+            Wire::Masked(key) => key,
+            Wire::AsReplies => [0; 4],
+        };
         Self { content, size, depth, frame_len, frames, payloads, reply_header, masking_key }
     }
 
@@ -199,7 +277,7 @@ mod tests {
 
     #[test]
     fn payloads_have_the_size_asked_for_and_text_is_text() {
-        for content in [Content::Ascii, Content::Binary, Content::MixedUtf8] {
+        for content in [Content::Ascii, Content::Binary, Content::Json, Content::MixedUtf8] {
             for size in (0..300).chain([1000, 1024, 65_536]) {
                 for slot in [0, 1, 7, 93, 94, 1000] {
                     let payload = content.payload(slot, size);

@@ -9,11 +9,13 @@ use mio::{Events, Poll, Token};
 use crate::args;
 use crate::batch::{Batch, Content};
 use crate::dial::{Dial, Dialer};
-use crate::engine::{latency_histogram, wait};
+use crate::engine::{Counters, PATIENCE, latency_histogram, wait};
 use crate::failure::{Context, Failure};
 use crate::link::Link;
+use crate::load::Load;
 use crate::process;
 use crate::progress::{Progress, bar};
+use crate::target::Target;
 use crate::watch::{Observed, Watch};
 
 /// Enough for the few bytes that follow a handshake here.
@@ -49,36 +51,23 @@ pub(crate) fn run(options: &args::Connect, progress: &mut Progress) -> Result<Fi
     // A wrong process is noticed before the server has any work.
     Watch::begin(subject.server_pid)?;
 
-    let masking_key = process::random().context(|| "cannot read random bytes")?;
-    let mut churn = Churn {
-        poll: Poll::new().context(|| "no epoll instance")?,
-        dialer: Dialer::new(&subject.target)?,
-        lanes: Vec::with_capacity(options.concurrency),
-        batch: Batch::new(Content::Ascii, 0, 1, masking_key),
-        abrupt: options.abrupt,
-        handshakes: 0,
-        latency: latency_histogram()?,
-        recording: false,
-    };
-    for index in 0..options.concurrency {
-        let lane = churn.dial(index)?;
-        churn.lanes.push(Some(lane));
-    }
-    churn.run_until(Instant::now() + options.warmup, |handshakes| {
-        progress.show(|| format!("warming up, {handshakes} handshakes"));
+    let mut churn = Churn::new(&subject.target, options.concurrency, options.abrupt)?;
+    churn.resume()?;
+    churn.run_until(Instant::now() + options.warmup, &mut |counters| {
+        progress.show(|| format!("warming up, {} handshakes", counters.messages));
     })?;
 
-    let before = churn.handshakes;
+    let before = churn.counters.messages;
     let watch = Watch::begin(subject.server_pid)?;
     churn.recording = true;
-    churn.run_until(watch.began() + options.duration, |handshakes| {
+    churn.run_until(watch.began() + options.duration, &mut |counters| {
         progress.show(|| {
             let done = bar(watch.began().elapsed(), options.duration);
-            format!("{done} {} handshakes", handshakes - before)
+            format!("{done} {} handshakes", counters.messages - before)
         });
     })?;
     let observed = watch.end()?;
-    let handshakes = churn.handshakes - before;
+    let handshakes = churn.counters.messages - before;
     if handshakes == 0 {
         let seconds = observed.elapsed.as_secs_f64();
         return Err(Failure::new(format!("no opening handshake finished in {seconds:.1} s")));
@@ -86,39 +75,114 @@ pub(crate) fn run(options: &args::Connect, progress: &mut Progress) -> Result<Fi
     Ok(Figures { observed, handshakes, latency: churn.latency.clone() })
 }
 
-struct Churn<'t> {
+/// Connections that come and go.
+pub(crate) struct Churn<'t> {
     poll: Poll,
     dialer: Dialer<'t>,
-    /// `None` only while a lane is being served.
+    /// `None` while a lane is being served, and at rest.
     lanes: Vec<Option<Lane>>,
     /// Gives the close handshake its masking key; none of its messages is sent.
     batch: Batch,
     abrupt: bool,
-    handshakes: u64,
+    /// Opening handshakes are its messages.
+    counters: Counters,
     latency: Histogram<u64>,
     recording: bool,
+    redialling: bool,
 }
 
-impl Churn<'_> {
-    fn dial(&mut self, index: usize) -> Result<Lane, Failure> {
-        let since = Instant::now();
-        Ok(Lane::Dialling { dial: self.dialer.dial(&self.poll, Token(index))?, since })
+impl Load for Churn<'_> {
+    fn counters(&self) -> Counters {
+        self.counters
     }
 
-    fn run_until(&mut self, deadline: Instant, mut tick: impl FnMut(u64)) -> Result<(), Failure> {
-        let mut events = Events::with_capacity(1024);
+    fn resume(&mut self) -> Result<(), Failure> {
+        self.redialling = true;
+        for index in 0..self.lanes.len() {
+            if self.lanes[index].is_none() {
+                self.lanes[index] = Some(self.dial(index)?);
+            }
+        }
+        Ok(())
+    }
+
+    fn run_until(
+        &mut self,
+        deadline: Instant,
+        tick: &mut dyn FnMut(&Counters),
+    ) -> Result<(), Failure> {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Ok(());
             }
-            wait(&mut self.poll, &mut events, left.min(Duration::from_millis(200)))?;
-            for event in &events {
-                let Token(index) = event.token();
-                self.serve(index)?;
-            }
-            tick(self.handshakes);
+            self.turn(left.min(Duration::from_millis(200)))?;
+            tick(&self.counters);
         }
+    }
+
+    fn rest(&mut self) -> Result<(), Failure> {
+        self.redialling = false;
+        let deadline = Instant::now() + PATIENCE;
+        while self.lanes.iter().any(Option::is_some) {
+            self.turn(Duration::from_millis(10))?;
+            if Instant::now() > deadline {
+                return Err(Failure::new("a handshake or a close handshake never ended"));
+            }
+        }
+        Ok(())
+    }
+
+    fn set_recording(&mut self, recording: bool) {
+        self.recording = recording;
+    }
+
+    fn latency(&self) -> &Histogram<u64> {
+        &self.latency
+    }
+}
+
+impl<'t> Churn<'t> {
+    /// Nothing is dialled yet.
+    ///
+    /// # Errors
+    ///
+    /// The server's name is unknown, or the system gives no epoll instance.
+    pub(crate) fn new(
+        target: &'t Target,
+        concurrency: usize,
+        abrupt: bool,
+    ) -> Result<Self, Failure> {
+        let masking_key = process::random().context(|| "cannot read random bytes")?;
+        let mut lanes = Vec::new();
+        lanes.resize_with(concurrency, || None);
+        Ok(Self {
+            poll: Poll::new().context(|| "no epoll instance")?,
+            dialer: Dialer::new(target)?,
+            lanes,
+            batch: Batch::new(Content::Ascii, 0, 1, masking_key),
+            abrupt,
+            counters: Counters::default(),
+            latency: latency_histogram()?,
+            recording: false,
+            redialling: true,
+        })
+    }
+
+    fn dial(&mut self, index: usize) -> Result<Lane, Failure> {
+        let since = Instant::now();
+        Ok(Lane::Dialling { dial: self.dialer.dial(&self.poll, Token(index))?, since })
+    }
+
+    fn turn(&mut self, longest: Duration) -> Result<(), Failure> {
+        let mut events = Events::with_capacity(1024);
+        wait(&mut self.poll, &mut events, longest)?;
+        self.counters.waits += 1;
+        for event in &events {
+            let Token(index) = event.token();
+            self.serve(index)?;
+        }
+        Ok(())
     }
 
     /// Goes on with one lane. An event may be a late one of the lane's previous socket: then
@@ -131,7 +195,7 @@ impl Churn<'_> {
                     self.lanes[index] = Some(Lane::Dialling { dial, since });
                     return Ok(());
                 }
-                self.handshakes += 1;
+                self.counters.messages += 1;
                 if self.recording {
                     self.latency.saturating_record(since.elapsed().as_nanos() as u64);
                 }
@@ -139,7 +203,7 @@ impl Churn<'_> {
                 if self.abrupt {
                     opened.socket.reset_on_drop();
                     drop(opened);
-                    self.dial(index)?
+                    self.next(index)?
                 } else {
                     let mut link = Link::new(opened, &self.batch, false)?;
                     link.start_close(&self.batch);
@@ -148,22 +212,27 @@ impl Churn<'_> {
             }
             Lane::Closing(link) => self.close(index, link)?,
         };
-        self.lanes[index] = Some(lane);
+        self.lanes[index] = lane;
         Ok(())
     }
 
+    /// The lane's next connection, if there shall be one.
+    fn next(&mut self, index: usize) -> Result<Option<Lane>, Failure> {
+        if self.redialling { self.dial(index).map(Some) } else { Ok(None) }
+    }
+
     /// Goes on with the close handshake; after it, the lane dials again.
-    fn close(&mut self, index: usize, mut link: Link) -> Result<Lane, Failure> {
+    fn close(&mut self, index: usize, mut link: Link) -> Result<Option<Lane>, Failure> {
         let mut buffer = [0; READ_LEN];
         link.flush(&self.batch)?;
         while !link.is_closed() {
             if link.read(&mut buffer, &self.batch)?.len == 0 && !link.is_closed() {
-                return Ok(Lane::Closing(link));
+                return Ok(Some(Lane::Closing(link)));
             }
         }
         link.reset_on_drop();
         drop(link);
-        self.dial(index)
+        self.next(index)
     }
 }
 

@@ -11,7 +11,7 @@ use crate::failure::{Context, Failure};
 use crate::process::random;
 use crate::progress::Progress;
 use crate::socket::{Socket, Transfer, transfer};
-use crate::target::{Address, Target};
+use crate::target::{Address, Speech, Target};
 
 /// A server that finishes no handshake for so long is considered dead.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -50,11 +50,17 @@ impl<'t> Dialer<'t> {
     /// The connection failed at once.
     pub(crate) fn dial(&mut self, poll: &Poll, token: Token) -> Result<Dial, Failure> {
         self.nonce = self.nonce.wrapping_add(1);
-        let mut handshake = ClientHandshake::new(self.nonce.to_ne_bytes());
         let mut request = Vec::new();
-        handshake
-            .write_request(self.target.host(), self.target.path(), &[], &[], &mut request)
-            .context(|| "cannot ask for this URL")?;
+        let handshake = match self.target.speech() {
+            Speech::Raw => None,
+            Speech::Plain | Speech::Tls => {
+                let mut handshake = ClientHandshake::new(self.nonce.to_ne_bytes());
+                handshake
+                    .write_request(self.target.host(), self.target.path(), &[], &[], &mut request)
+                    .context(|| "cannot ask for this URL")?;
+                Some(handshake)
+            }
+        };
         let mut socket = Socket::connect(&self.address)?;
         socket.register(poll.registry(), token).context(|| "cannot poll a socket")?;
         let head = Vec::new();
@@ -122,7 +128,8 @@ impl<'t> Dialer<'t> {
 #[derive(Debug)]
 pub(crate) struct Dial {
     socket: Socket,
-    handshake: ClientHandshake,
+    /// None where nothing but bytes is exchanged.
+    handshake: Option<ClientHandshake>,
     request: Vec<u8>,
     written: usize,
     connected: bool,
@@ -153,6 +160,7 @@ impl Dial {
                 Transfer::WouldBlock => return Ok(false),
             }
         }
+        let Some(handshake) = &mut self.handshake else { return Ok(true) };
         loop {
             let mut bytes = [0; READ_LEN];
             let what = || "no response to the opening handshake";
@@ -164,8 +172,7 @@ impl Dial {
                 Transfer::Some(len) => len,
             };
             self.head.extend_from_slice(&bytes[..len]);
-            let established = self
-                .handshake
+            let established = handshake
                 .read_response(&self.head, limits)
                 .context(|| "opening handshake failed")?;
             if let Some(established) = established {

@@ -8,15 +8,15 @@ use mio::Poll;
 use crate::args;
 use crate::batch::Batch;
 use crate::dial::{Dialer, MODEST_CONCURRENCY};
-use crate::engine::{Counters, Engine};
+use crate::engine::{Counters, Engine, PATIENCE};
 use crate::failure::{Context, Failure};
+use crate::load::Load;
 use crate::process;
 use crate::progress::{Progress, bar};
 use crate::syscalls::{self, Counting, Tool};
+use crate::target::Speech;
 use crate::watch::{Observed, Watch};
 
-/// Messages still under way after the run come back within this time, or are lost.
-const DRAIN_PATIENCE: Duration = Duration::from_secs(5);
 /// Close handshakes after the run; the figures are taken by then.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -54,8 +54,7 @@ pub(crate) fn run(options: &args::Echo, progress: &mut Progress) -> Result<Figur
     // A wrong process is noticed before the server has any work.
     Watch::begin(subject.server_pid)?;
 
-    let masking_key = process::random().context(|| "cannot read random bytes")?;
-    let batch = Batch::new(options.content, options.size, options.depth, masking_key);
+    let batch = Batch::for_target(&subject.target, options.content, options.size, options.depth)?;
     let mut poll = Poll::new().context(|| "no epoll instance")?;
     let mut dialer = Dialer::new(&subject.target)?;
     let opened = dialer.open_all(&mut poll, options.connections, MODEST_CONCURRENCY, progress)?;
@@ -88,47 +87,20 @@ pub(crate) fn run(options: &args::Echo, progress: &mut Progress) -> Result<Figur
         _ => None,
     };
     let latency = engine.latency().clone();
-    engine.drain(DRAIN_PATIENCE)?;
-    engine.close(CLOSE_PATIENCE)?;
+    engine.drain(PATIENCE)?;
+    match subject.target.speech() {
+        // Without a protocol there is no close handshake.
+        Speech::Raw => engine.abandon(),
+        Speech::Plain | Speech::Tls => engine.close(CLOSE_PATIENCE)?,
+    }
     Ok(Figures { observed, counters, latency, syscalls })
-}
-
-/// A load that goes on until it is told to stop.
-pub(crate) trait Load {
-    /// What was done so far.
-    fn counters(&self) -> Counters;
-
-    /// Goes on until `deadline`, and calls `tick` now and then.
-    ///
-    /// # Errors
-    ///
-    /// The load could not go on.
-    fn run_until(
-        &mut self,
-        deadline: Instant,
-        tick: &mut dyn FnMut(&Counters),
-    ) -> Result<(), Failure>;
-}
-
-impl Load for Engine<'_> {
-    fn counters(&self) -> Counters {
-        Engine::counters(self)
-    }
-
-    fn run_until(
-        &mut self,
-        deadline: Instant,
-        tick: &mut dyn FnMut(&Counters),
-    ) -> Result<(), Failure> {
-        Engine::run_until(self, deadline, tick)
-    }
 }
 
 /// Keeps the load going while a tool counts.
 pub(crate) fn count_syscalls(
     tool: Tool,
     server_pid: u32,
-    engine: &mut impl Load,
+    engine: &mut dyn Load,
     progress: &mut Progress,
 ) -> Result<Syscalls, Failure> {
     const STEP: Duration = Duration::from_millis(20);

@@ -15,12 +15,16 @@ use crate::batch::Batch;
 use crate::dial::Opened;
 use crate::failure::{Context, Failure};
 use crate::link::Link;
+use crate::load::Load;
 
 /// Large reads are what keeps the load generator cheaper than the server.
 pub(crate) const READ_LEN: usize = 256 * 1024;
 
 /// The longest sleep in epoll_wait(2), so that the progress line moves.
 const LONGEST_WAIT: Duration = Duration::from_millis(200);
+
+/// Messages still under way come back within this time, or are lost.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Longest latency that is told apart: one minute.
 const LONGEST_LATENCY_NS: u64 = 60_000_000_000;
@@ -218,11 +222,11 @@ impl<'b> Engine<'b> {
         while !self.lanes.iter().all(|lane| lane.link.is_closed()) && Instant::now() < deadline {
             self.turn(Duration::from_millis(10))?;
         }
-        for lane in &self.lanes {
-            lane.link.reset_on_drop();
-        }
         Ok(())
     }
+
+    /// Ends every connection at once.
+    pub(crate) fn abandon(self) {}
 
     fn turn(&mut self, longest: Duration) -> Result<(), Failure> {
         wait(&mut self.poll, &mut self.events, longest)?;
@@ -283,6 +287,46 @@ impl<'b> Engine<'b> {
                 Err(failure).context(|| connection(index))
             }
         }
+    }
+}
+
+impl Drop for Engine<'_> {
+    /// With a reset: no port stays in TIME_WAIT.
+    fn drop(&mut self) {
+        for lane in &self.lanes {
+            lane.link.reset_on_drop();
+        }
+    }
+}
+
+impl Load for Engine<'_> {
+    fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    fn resume(&mut self) -> Result<(), Failure> {
+        self.refilling = true;
+        self.fill()
+    }
+
+    fn run_until(
+        &mut self,
+        deadline: Instant,
+        tick: &mut dyn FnMut(&Counters),
+    ) -> Result<(), Failure> {
+        Engine::run_until(self, deadline, tick)
+    }
+
+    fn rest(&mut self) -> Result<(), Failure> {
+        self.drain(PATIENCE)
+    }
+
+    fn set_recording(&mut self, recording: bool) {
+        self.recording = recording;
+    }
+
+    fn latency(&self) -> &Histogram<u64> {
+        &self.latency
     }
 }
 

@@ -11,11 +11,12 @@ use mio::{Events, Poll, Token};
 
 use crate::args::{self, Traffic};
 use crate::batch::Batch;
-use crate::dial::{Dialer, MODEST_CONCURRENCY};
-use crate::echo::{Figures, Load, count_syscalls};
+use crate::dial::{Dialer, MODEST_CONCURRENCY, Opened};
+use crate::echo::{Figures, count_syscalls};
 use crate::engine::{Counters, READ_LEN, latency_histogram, wait};
 use crate::failure::{Context, Failure};
 use crate::link::Link;
+use crate::load::Load;
 use crate::process;
 use crate::progress::{Progress, bar};
 use crate::syscalls::Tool;
@@ -40,27 +41,11 @@ pub(crate) fn run(options: &args::Echo, progress: &mut Progress) -> Result<Figur
     // A wrong process is noticed before the server has any work.
     Watch::begin(subject.server_pid)?;
 
-    let masking_key = process::random().context(|| "cannot read random bytes")?;
-    let batch = Batch::new(options.content, options.size, options.depth, masking_key);
+    let batch = Batch::for_target(&subject.target, options.content, options.size, options.depth)?;
     let mut poll = Poll::new().context(|| "no epoll instance")?;
     let mut dialer = Dialer::new(&subject.target)?;
     let opened = dialer.open_all(&mut poll, options.connections, MODEST_CONCURRENCY, progress)?;
-    let links = opened.into_iter().map(|opened| Link::new(opened, &batch, options.verify));
-    let mut fan = Fan {
-        links: links.collect::<Result<_, Failure>>()?,
-        receivers_from: usize::from(options.traffic == Traffic::Relay),
-        poll,
-        events: Events::with_capacity(1024),
-        batch: &batch,
-        buffer: vec![0; READ_LEN],
-        missing: 0,
-        began: Instant::now(),
-        counters: Counters::default(),
-        latency: latency_histogram()?,
-        recording: false,
-    };
-    // A response that came is no proof that the server has the connection in its audience.
-    fan.settle()?;
+    let mut fan = Fan::new(poll, opened, &batch, options.verify, options.traffic)?;
 
     fan.run_until(Instant::now() + options.warmup, &mut |counters| {
         progress.show(|| format!("warming up, {} deliveries", counters.messages));
@@ -82,11 +67,11 @@ pub(crate) fn run(options: &args::Echo, progress: &mut Progress) -> Result<Figur
         _ => None,
     };
     let latency = fan.latency.clone();
-    fan.links.iter().for_each(Link::reset_on_drop);
     Ok(Figures { observed, counters, latency, syscalls })
 }
 
-struct Fan<'b> {
+/// One connection that sends, and all that receive.
+pub(crate) struct Fan<'b> {
     links: Vec<Link>,
     /// Index of the first link that receives.
     receivers_from: usize,
@@ -120,9 +105,63 @@ impl Load for Fan<'_> {
         }
         Ok(())
     }
+
+    fn resume(&mut self) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    /// Windows are run to their end anyway.
+    fn rest(&mut self) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    fn set_recording(&mut self, recording: bool) {
+        self.recording = recording;
+    }
+
+    fn latency(&self) -> &Histogram<u64> {
+        &self.latency
+    }
 }
 
-impl Fan<'_> {
+impl Drop for Fan<'_> {
+    fn drop(&mut self) {
+        self.links.iter().for_each(Link::reset_on_drop);
+    }
+}
+
+impl<'b> Fan<'b> {
+    /// Takes connections that are registered with `poll` under their index, and waits a moment:
+    /// a response that came is no proof that the server has the connection in its audience.
+    ///
+    /// # Errors
+    ///
+    /// A server already sent something that is wrong.
+    pub(crate) fn new(
+        poll: Poll,
+        opened: Vec<Opened>,
+        batch: &'b Batch,
+        verify: bool,
+        traffic: Traffic,
+    ) -> Result<Self, Failure> {
+        let links = opened.into_iter().map(|opened| Link::new(opened, batch, verify));
+        let mut fan = Self {
+            links: links.collect::<Result<_, Failure>>()?,
+            receivers_from: usize::from(traffic == Traffic::Relay),
+            poll,
+            events: Events::with_capacity(1024),
+            batch,
+            buffer: vec![0; READ_LEN],
+            missing: 0,
+            began: Instant::now(),
+            counters: Counters::default(),
+            latency: latency_histogram()?,
+            recording: false,
+        };
+        fan.settle()?;
+        Ok(fan)
+    }
+
     /// Sends a window and waits for every delivery of it.
     fn window(&mut self) -> Result<(), Failure> {
         let depth = self.batch.depth();

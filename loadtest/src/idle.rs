@@ -39,8 +39,8 @@ pub(crate) fn run(options: &args::Idle, progress: &mut Progress) -> Result<Figur
         process::pin(cpu)?;
     }
     process::allow_descriptors(options.connections)?;
-    let masking_key = process::random().context(|| "cannot read random bytes")?;
-    let batch = Batch::new(options.content, options.echo.unwrap_or(0), 1, masking_key);
+    let size = options.echo.unwrap_or(0);
+    let batch = Batch::for_target(&subject.target, options.content, size, 1)?;
     let mut dialer = Dialer::new(&subject.target)?;
 
     // The first connection makes a server allocate what all later ones share.

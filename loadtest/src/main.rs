@@ -2,9 +2,11 @@
 //!
 //! ```text
 //!  args ──> echo ─────> dial ──> engine ──> link ──> replies      figures ──> report
-//!           connect                 │         └────> batch                    (table, JSON)
-//!           idle                    └── epoll(7)
+//!           idle                    │         └────> batch                    (table, JSON)
+//!           connect                 └── epoll(7)
 //!           fanout ───> dial ──> link
+//!           latency ──> dial ──> pace ──> link
+//!           compare ──> server, and one of these loads at a time
 //!           matrix ──> echo, once per driver, cell and round
 //! ```
 //!
@@ -13,6 +15,7 @@
 
 mod args;
 mod batch;
+mod compare;
 mod connect;
 mod dial;
 mod echo;
@@ -20,12 +23,16 @@ mod engine;
 mod failure;
 mod fanout;
 mod idle;
+mod latency;
 mod link;
+mod load;
 mod matrix;
+mod pace;
 mod process;
 mod progress;
 mod replies;
 mod report;
+mod server;
 mod socket;
 mod syscalls;
 mod target;
@@ -33,6 +40,7 @@ mod watch;
 
 use std::fs;
 use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
 
 use serde_json::Value;
@@ -72,6 +80,17 @@ fn run(command: &Command) -> Result<(), Failure> {
             warn(&figures.observed);
             Ok((report::echo_table(options, &figures), report::echo_json(options, &figures)))
         }),
+        Command::Latency(options) => with_output(&options.output, |progress| {
+            let figures = latency::run(options, progress)?;
+            progress.clear();
+            if figures.is_late() {
+                eprintln!("loadtest: the load generator sent late: see the rows `sent late`");
+            }
+            if figures.observed.is_disturbed() {
+                warn(&figures.observed);
+            }
+            Ok((report::paced_table(options, &figures), report::paced_json(options, &figures)))
+        }),
         Command::Connect(options) => with_output(&options.output, |progress| {
             let figures = connect::run(options, progress)?;
             progress.clear();
@@ -82,22 +101,33 @@ fn run(command: &Command) -> Result<(), Failure> {
             let figures = idle::run(options, progress)?;
             Ok((report::idle_table(options, &figures), report::idle_json(options, &figures)))
         }),
+        Command::Compare(options) => with_output(&options.output, |progress| {
+            let markdown = options.markdown.as_deref().map(writable).transpose()?;
+            let outcome = compare::run(options, progress)?;
+            let tables = compare::tables::markdown(&outcome);
+            if let Some(path) = markdown {
+                let text = report::heading("Comparison") + &tables;
+                fs::write(path, text).context(|| format!("cannot write {}", path.display()))?;
+            }
+            Ok((tables, compare::tables::json(&outcome)))
+        }),
         Command::Matrix(options) => with_output(&options.output, |progress| {
-            let markdown = options.markdown.as_deref().map(|path| {
-                // A wrong path must not cost the minutes that the runs take.
-                let file = fs::OpenOptions::new().append(true).create(true).open(path);
-                file.context(|| format!("cannot write {}", path.display())).map(|_| path)
-            });
-            let markdown = markdown.transpose()?;
+            let markdown = options.markdown.as_deref().map(writable).transpose()?;
             let cells = matrix::run(options, progress)?;
             let table = matrix::markdown(options, &cells);
             if let Some(path) = markdown {
-                let text = matrix::heading() + &table;
+                let text = report::heading("Echo matrix") + &table;
                 fs::write(path, text).context(|| format!("cannot write {}", path.display()))?;
             }
             Ok((table, matrix::json(options, &cells)))
         }),
     }
+}
+
+/// A wrong path must not cost the minutes that the runs take.
+fn writable(path: &Path) -> Result<&Path, Failure> {
+    let file = fs::OpenOptions::new().append(true).create(true).open(path);
+    file.context(|| format!("cannot write {}", path.display())).map(|_| path)
 }
 
 /// Runs a mode and puts its table and its JSON where the user wants them.

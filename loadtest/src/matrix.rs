@@ -4,13 +4,8 @@
 //! drivers take turns within a round, in an order that changes from round to round; ratios are
 //! taken within a round, so that what slows the machine down for a while slows both.
 
-use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
-use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::args::{self, CountSyscalls, Output, Subject, Traffic};
@@ -18,12 +13,10 @@ use crate::echo;
 use crate::failure::{Context, Failure};
 use crate::process;
 use crate::progress::Progress;
-use crate::report::{environment, grouped};
+use crate::report::{aligned, environment, grouped, median};
+use crate::server::Server;
 use crate::syscalls::Tool;
 use crate::target::Target;
-
-/// A server says that it listens, and ends after SIGTERM, within this time.
-const SERVER_PATIENCE: Duration = Duration::from_secs(6);
 
 /// All runs of one combination.
 #[derive(Debug)]
@@ -114,14 +107,15 @@ fn one_run(
     cell: &Cell,
     count_syscalls: bool,
 ) -> Result<Run, Failure> {
-    let server = Server::start(server, driver, options.server_cpu)?;
+    let words = [server.as_os_str(), "--driver".as_ref(), driver.as_ref()];
+    let server = Server::start(&words.map(ToOwned::to_owned), options.server_cpu)?;
     let syscalls = if count_syscalls { CountSyscalls::WithBestTool } else { CountSyscalls::No };
     let echo = args::Echo {
         traffic: Traffic::Echo,
         subject: Subject {
-            target: Target::parse(&server.url).map_err(Failure::new)?,
+            target: Target::parse(server.url()).map_err(Failure::new)?,
             pin: Some(options.load_cpu),
-            server_pid: Some(server.child.id()),
+            server_pid: Some(server.pid()),
         },
         output: Output { json: None, quiet: true },
         connections: cell.connections,
@@ -148,73 +142,6 @@ fn one_run(
         saturated: observed.is_saturated(),
         disturbed: observed.is_disturbed(),
     })
-}
-
-/// A server of our own. Dropped, it is killed.
-#[derive(Debug)]
-struct Server {
-    child: Child,
-    url: String,
-}
-
-impl Server {
-    fn start(program: &Path, driver: &str, cpu: usize) -> Result<Self, Failure> {
-        let mut child = Command::new("taskset")
-            .args(["-c", &cpu.to_string()])
-            .arg(program)
-            .args(["--listen", "127.0.0.1:0", "--driver", driver])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .context(|| "cannot run taskset")?;
-        let stdout = child.stdout.take();
-        // From here on, the child is killed if anything goes wrong.
-        let mut server = Self { child, url: String::new() };
-        let (sender, receiver) = mpsc::channel();
-        std::thread::spawn(move || {
-            let Some(stdout) = stdout else { return };
-            let mut stdout = BufReader::new(stdout);
-            let mut line = String::new();
-            // Whatever goes wrong here shows as a line that is not the expected one.
-            let _ = stdout.read_line(&mut line);
-            let _ = sender.send(line);
-            // A server that says more must not block on a full pipe.
-            let _ = stdout.read_to_end(&mut Vec::new());
-        });
-        let line = receiver.recv_timeout(SERVER_PATIENCE).unwrap_or_default();
-        match line.trim_end().strip_prefix("listening on ") {
-            Some(url) => url.clone_into(&mut server.url),
-            None => {
-                let program = program.display();
-                return Err(Failure::new(format!("{program} does not say where it listens")));
-            }
-        }
-        Ok(server)
-    }
-
-    fn stop(mut self) -> Result<(), Failure> {
-        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
-        if let Some(pid) = pid {
-            kill_process(pid, Signal::TERM).context(|| "cannot stop the server")?;
-        }
-        let deadline = Instant::now() + SERVER_PATIENCE;
-        while Instant::now() < deadline {
-            match self.child.try_wait().context(|| "cannot await the server")? {
-                Some(status) if status.success() => return Ok(()),
-                Some(status) => return Err(Failure::new(format!("the server ended: {status}"))),
-                None => std::thread::sleep(Duration::from_millis(5)),
-            }
-        }
-        Err(Failure::new("the server ignores SIGTERM"))
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // After a regular end, both do nothing.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 impl Cell {
@@ -338,57 +265,6 @@ pub(crate) fn markdown(options: &args::Matrix, cells: &[Cell]) -> String {
     text
 }
 
-/// What the file of `--markdown` says above the table.
-pub(crate) fn heading() -> String {
-    let environment = environment();
-    let words = |name: &str| match &environment[name] {
-        Value::String(text) => text.clone(),
-        Value::Array(words) => words.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" "),
-        _ => "unknown".to_owned(),
-    };
-    format!(
-        "# Echo matrix\n\n{}; commit {}; kernel {}; {}.\nCommand: `{}`\n\n",
-        words("time"),
-        words("commit"),
-        words("kernel"),
-        words("cpu"),
-        words("command"),
-    )
-}
-
-/// A Markdown table with columns of even width, numbers to the right.
-fn aligned(rows: &[Vec<String>]) -> String {
-    let columns = rows.first().map_or(0, Vec::len);
-    let width = |column: usize| {
-        rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0).max(2)
-    };
-    let widths: Vec<usize> = (0..columns).map(width).collect();
-    let mut text = String::new();
-    for (number, row) in rows.iter().enumerate() {
-        for (word, &width) in row.iter().zip(&widths) {
-            text.push_str(&format!("| {word:>width$} "));
-        }
-        text.push_str("|\n");
-        if number == 0 {
-            for width in &widths {
-                text.push_str(&format!("| {}: ", "-".repeat(width - 1)));
-            }
-            text.push_str("|\n");
-        }
-    }
-    text
-}
-
-/// The middle value; of two, their mean.
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    match values.len() {
-        0 => f64::NAN,
-        len if len % 2 == 1 => values[len / 2],
-        len => f64::midpoint(values[len / 2 - 1], values[len / 2]),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -415,25 +291,5 @@ mod tests {
         // 1.1, 1.05 and 2.0.
         assert!((cell.median_ratio(|run| run.messages_per_second) - 1.1).abs() < 1e-9);
         assert!(cell.any(|run| run.disturbed) && !cell.any(|run| run.saturated));
-    }
-
-    #[test]
-    fn medians_of_even_and_odd_counts() {
-        assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
-        assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), 2.5);
-        assert!(median(Vec::new()).is_nan());
-    }
-
-    #[test]
-    fn tables_are_markdown_with_even_columns() {
-        let rows = [vec!["a".to_owned(), "long".to_owned()], vec!["123".to_owned(), String::new()]];
-        let expected = "|   a | long |\n| --: | ---: |\n| 123 |      |\n";
-        assert_eq!(aligned(&rows), expected);
-    }
-
-    #[test]
-    fn a_server_that_does_not_listen_is_a_failure() {
-        let error = Server::start(Path::new("/bin/echo"), "epoll", 0).unwrap_err();
-        assert!(error.to_string().contains("does not say where it listens"), "{error}");
     }
 }

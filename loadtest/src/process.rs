@@ -130,6 +130,8 @@ pub(crate) struct Memory {
     pub(crate) rss: u64,
     /// Pages in memory, shared ones divided by the number of processes that share them.
     pub(crate) pss: u64,
+    /// Pages that only this process has and that it wrote to: its heap, stacks and data.
+    pub(crate) private_dirty: u64,
 }
 
 impl Memory {
@@ -139,10 +141,11 @@ impl Memory {
     pub(crate) fn of(pid: u32) -> Result<Self, Failure> {
         let path = format!("/proc/{pid}/smaps_rollup");
         let text = fs::read_to_string(&path).context(|| format!("cannot read {path}"))?;
-        match (field(&text, "Rss"), field(&text, "Pss")) {
-            (Some(rss), Some(pss)) => Ok(Self { rss: rss * 1024, pss: pss * 1024 }),
-            _ => Err(Failure::new(format!("{path} has no Rss and Pss"))),
-        }
+        let bytes = |name: &str| {
+            let kib = field(&text, name);
+            kib.map(|kib| kib * 1024).ok_or_else(|| Failure::new(format!("{path} has no {name}")))
+        };
+        Ok(Self { rss: bytes("Rss")?, pss: bytes("Pss")?, private_dirty: bytes("Private_Dirty")? })
     }
 }
 
@@ -295,7 +298,8 @@ mod tests {
         assert!(used.cpu > Duration::from_millis(15), "{used:?} {sum}");
         assert!(used.busiest <= used.cpu && used.threads >= 1 && used.rss > 4096);
         let memory = Memory::of(pid).unwrap();
-        assert!(memory.pss <= memory.rss && memory.rss > 4096);
+        assert!(memory.pss <= memory.rss && memory.private_dirty > 4096);
+        assert!(memory.private_dirty <= memory.rss);
     }
 
     #[test]

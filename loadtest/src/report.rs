@@ -17,6 +17,7 @@ use crate::connect;
 use crate::echo;
 use crate::failure::{Context, Failure};
 use crate::idle;
+use crate::latency;
 use crate::process::{Used, allowed_cpus};
 use crate::watch::Observed;
 
@@ -119,6 +120,64 @@ pub(crate) fn echo_json(options: &args::Echo, figures: &echo::Figures) -> Value 
             "per_message": syscalls.per_message,
         })),
     })
+}
+
+/// The JSON of mode `latency`.
+pub(crate) fn paced_json(options: &args::Latency, figures: &latency::Figures) -> Value {
+    let messages = figures.counters.messages as f64;
+    let observed = &figures.observed;
+    json!({
+        "mode": "latency",
+        "environment": environment(),
+        "connections": options.connections,
+        "size_bytes": options.size,
+        "content": options.content.name(),
+        "verify": options.verify,
+        "rate_per_second": options.rate,
+        "warmup_seconds": options.warmup.as_secs_f64(),
+        "elapsed_seconds": observed.elapsed.as_secs_f64(),
+        "errors": 0,
+        "messages": figures.counters.messages,
+        "messages_per_second": figures.reached_rate(),
+        "latency_ns": latency_json(&figures.latency),
+        "sent_late_ns": latency_json(&figures.lateness),
+        "load_generator_late": figures.is_late(),
+        "disturbed": observed.is_disturbed(),
+        "stolen_share": observed.stolen_share,
+        "load_generator": load_json(observed),
+        "server": observed.server.as_ref().map(|used| {
+            let mut server = server_json(observed, used, options.subject.server_pid);
+            server.insert("cpu_ns_per_message".to_owned(), json!(per(used.cpu, messages)));
+            server
+        }),
+    })
+}
+
+/// The table of mode `latency`.
+pub(crate) fn paced_table(options: &args::Latency, figures: &latency::Figures) -> String {
+    let observed = &figures.observed;
+    let messages = figures.counters.messages as f64;
+    let mut table = Table::titled(format!(
+        "latency: {} connections, {} bytes of {}, {} messages/s, {:.2} s",
+        options.connections,
+        options.size,
+        options.content.name(),
+        grouped(options.rate, 0),
+        observed.elapsed.as_secs_f64()
+    ));
+    table.row("messages", grouped(messages, 0), "");
+    table.row("reached", grouped(figures.reached_rate(), 0), "messages/s");
+    table.latency("latency", &figures.latency);
+    for (name, quantile) in [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999)] {
+        let ns = figures.lateness.value_at_quantile(quantile);
+        table.row(format!("sent late {name}"), grouped(ns as f64 / 1e3, 1), "us");
+    }
+    if let Some(used) = &observed.server {
+        table.row("server CPU", grouped(per(used.cpu, messages), 0), "ns/message");
+        table.server(observed, used, options.subject.server_pid);
+    }
+    table.load(observed);
+    table.text
 }
 
 /// The JSON of mode `connect`.
@@ -322,7 +381,7 @@ fn object<const N: usize>(members: [(&str, Value); N]) -> Map<String, Value> {
     members.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
-fn latency_json(latency: &Histogram<u64>) -> Value {
+pub(crate) fn latency_json(latency: &Histogram<u64>) -> Value {
     let mut members = object([("count", json!(latency.len())), ("mean", json!(latency.mean()))]);
     for (name, ns) in percentiles(latency) {
         members.insert(name.to_owned(), json!(ns));
@@ -330,12 +389,13 @@ fn latency_json(latency: &Histogram<u64>) -> Value {
     Value::Object(members)
 }
 
-fn percentiles(latency: &Histogram<u64>) -> [(&'static str, u64); 5] {
+fn percentiles(latency: &Histogram<u64>) -> [(&'static str, u64); 6] {
     [
         ("p50", latency.value_at_quantile(0.5)),
         ("p90", latency.value_at_quantile(0.9)),
         ("p99", latency.value_at_quantile(0.99)),
         ("p99.9", latency.value_at_quantile(0.999)),
+        ("p99.99", latency.value_at_quantile(0.9999)),
         ("max", latency.max()),
     ]
 }
@@ -368,6 +428,57 @@ pub(crate) fn grouped(number: f64, decimals: usize) -> String {
         let _ = write!(text, ".{fraction}");
     }
     text
+}
+
+/// What the file of `--markdown` says above the table.
+pub(crate) fn heading(title: &str) -> String {
+    let environment = environment();
+    let words = |name: &str| match &environment[name] {
+        Value::String(text) => text.clone(),
+        Value::Array(words) => words.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" "),
+        _ => "unknown".to_owned(),
+    };
+    format!(
+        "# {title}\n\n{}; commit {}; kernel {}; {}.\nCommand: `{}`\n\n",
+        words("time"),
+        words("commit"),
+        words("kernel"),
+        words("cpu"),
+        words("command"),
+    )
+}
+
+/// A Markdown table with columns of even width, numbers to the right.
+pub(crate) fn aligned(rows: &[Vec<String>]) -> String {
+    let columns = rows.first().map_or(0, Vec::len);
+    let width = |column: usize| {
+        rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0).max(2)
+    };
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let mut text = String::new();
+    for (number, row) in rows.iter().enumerate() {
+        for (word, &width) in row.iter().zip(&widths) {
+            text.push_str(&format!("| {word:>width$} "));
+        }
+        text.push_str("|\n");
+        if number == 0 {
+            for width in &widths {
+                text.push_str(&format!("| {}: ", "-".repeat(width - 1)));
+            }
+            text.push_str("|\n");
+        }
+    }
+    text
+}
+
+/// The middle value; of two, their mean.
+pub(crate) fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    match values.len() {
+        0 => f64::NAN,
+        len if len % 2 == 1 => values[len / 2],
+        len => f64::midpoint(values[len / 2 - 1], values[len / 2]),
+    }
 }
 
 fn git(arguments: &[&str]) -> Option<String> {
@@ -449,6 +560,20 @@ mod tests {
         assert_eq!(grouped(999.0, 0), "999");
         assert_eq!(grouped(1000.0, 0), "1,000");
         assert_eq!(grouped(-1_234_567.891, 2), "-1,234,567.89");
+    }
+
+    #[test]
+    fn medians_of_even_and_odd_counts() {
+        assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), 2.5);
+        assert!(median(Vec::new()).is_nan());
+    }
+
+    #[test]
+    fn tables_are_markdown_with_even_columns() {
+        let rows = [vec!["a".to_owned(), "long".to_owned()], vec!["123".to_owned(), String::new()]];
+        let expected = "|   a | long |\n| --: | ---: |\n| 123 |      |\n";
+        assert_eq!(aligned(&rows), expected);
     }
 
     #[test]

@@ -10,10 +10,22 @@ use crate::failure::{Context, Failure};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Target {
     place: Place,
+    speech: Speech,
     /// Value of the `Host` header.
     host: String,
     /// Request target: path and query.
     path: String,
+}
+
+/// What is spoken over the connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Speech {
+    /// WebSocket.
+    Plain,
+    /// WebSocket over TLS.
+    Tls,
+    /// Nothing: bytes that are expected back as they are.
+    Raw,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,17 +51,25 @@ impl fmt::Display for Address {
 }
 
 impl Target {
-    /// Reads `ws://HOST[:PORT][/PATH]`, `unix:PATH` or `ws+unix:PATH[:/TARGET]`.
+    /// Reads `ws://HOST[:PORT][/PATH]`, the same with `wss`, `tcp://HOST:PORT`, `unix:PATH` or
+    /// `ws+unix:PATH[:/TARGET]`.
     ///
     /// # Errors
     ///
     /// A sentence that names what is wrong with the URL.
     pub(crate) fn parse(url: &str) -> Result<Self, String> {
-        if let Some(rest) = url.strip_prefix("ws://") {
-            return Self::parse_tcp(url, rest);
+        for (scheme, speech, port) in [
+            // RFC 6455 3: port 80, and 443 for wss, unless the URL says otherwise.
+            ("ws://", Speech::Plain, Some(80)),
+            ("wss://", Speech::Tls, Some(443)),
+            ("tcp://", Speech::Raw, None),
+        ] {
+            if let Some(rest) = url.strip_prefix(scheme) {
+                return Self::parse_tcp(url, rest, speech, port);
+            }
         }
         let Some(rest) = url.strip_prefix("ws+unix:").or_else(|| url.strip_prefix("unix:")) else {
-            return Err(format!("no URL with scheme ws, unix or ws+unix: '{url}'"));
+            return Err(format!("no URL with scheme ws, wss, tcp, unix or ws+unix: '{url}'"));
         };
         // The target of a socket file comes after a colon, as in other tools that know ws+unix.
         let (file, path) = match rest.find(":/") {
@@ -63,12 +83,18 @@ impl Target {
         }
         Ok(Self {
             place: Place::Unix(PathBuf::from(file)),
+            speech: Speech::Plain,
             host: "localhost".to_owned(),
             path: path.to_owned(),
         })
     }
 
-    fn parse_tcp(url: &str, rest: &str) -> Result<Self, String> {
+    fn parse_tcp(
+        url: &str,
+        rest: &str,
+        speech: Speech,
+        default_port: Option<u16>,
+    ) -> Result<Self, String> {
         // RFC 6455 3: a fragment identifier has no meaning in a WebSocket URL.
         if rest.contains('#') {
             return Err(format!("a WebSocket URL has no fragment: '{url}'"));
@@ -83,8 +109,7 @@ impl Target {
                 let (name, port) = authority.split_at(after_brackets + colon);
                 (name, port[1..].parse().map_err(|_| format!("no port in '{url}'"))?)
             }
-            // RFC 6455 3: port 80 unless the URL says otherwise.
-            None => (authority, 80),
+            None => (authority, default_port.ok_or_else(|| format!("no port in '{url}'"))?),
         };
         let bare = name.trim_start_matches('[').trim_end_matches(']');
         if bare.is_empty() || authority.contains('@') {
@@ -92,9 +117,15 @@ impl Target {
         }
         Ok(Self {
             place: Place::Tcp { name: bare.to_owned(), port },
+            speech,
             host: authority.to_owned(),
             path,
         })
+    }
+
+    /// What is spoken.
+    pub(crate) fn speech(&self) -> Speech {
+        self.speech
     }
 
     /// Value of the `Host` header (RFC 6455 4.1).
@@ -131,7 +162,9 @@ mod tests {
 
     fn tcp(url: &str) -> (String, u16, String, String) {
         match Target::parse(url) {
-            Ok(Target { place: Place::Tcp { name, port }, host, path }) => (name, port, host, path),
+            Ok(Target { place: Place::Tcp { name, port }, host, path, .. }) => {
+                (name, port, host, path)
+            }
             other => panic!("{url}: {other:?}"),
         }
     }
@@ -151,6 +184,8 @@ mod tests {
         assert_eq!(tcp("ws://a:9001/"), words("a", 9001, "a:9001", "/"));
         assert_eq!(tcp("ws://a"), words("a", 80, "a", "/"));
         assert_eq!(tcp("ws://a:1?x=/y:2"), words("a", 1, "a:1", "/?x=/y:2"));
+        assert_eq!(tcp("wss://a/b"), words("a", 443, "a", "/b"));
+        assert_eq!(Target::parse("tcp://a:7/").unwrap().speech(), Speech::Raw);
         assert_eq!(tcp("ws://[::1]:5/c?d"), words("::1", 5, "[::1]:5", "/c?d"));
         assert_eq!(tcp("ws://[::1]/c"), words("::1", 80, "[::1]", "/c"));
         assert_eq!(unix("unix:/run/a.sock"), (PathBuf::from("/run/a.sock"), "/".to_owned()));
@@ -159,7 +194,7 @@ mod tests {
 
     #[test]
     fn what_is_no_url_is_refused() {
-        for url in ["", "http://a/", "wss://a/", "ws:///", "ws://a:b/", "ws://a:70000/", "unix:"] {
+        for url in ["", "http://a/", "tcp://a/", "ws:///", "ws://a:b/", "ws://a:70000/", "unix:"] {
             assert!(Target::parse(url).is_err(), "{url}");
         }
         assert!(Target::parse("ws://a/#b").is_err());

@@ -28,6 +28,8 @@ enum Manner {
     Hang,
     /// Answers none.
     Silent,
+    /// As the honest one, but sleeps for 200 ms before the fiftieth.
+    Stall,
 }
 
 struct Server {
@@ -81,6 +83,7 @@ fn serve(mut stream: TcpStream, manner: Manner, pongs: &AtomicUsize) -> io::Resu
     if manner == Manner::Honest {
         endpoint.ping(b"hello", &mut out).map_err(io::Error::other)?;
     }
+    let mut messages = 0;
     let mut unread = received.split_off(head_len);
     loop {
         let mut input = unread.as_mut_slice();
@@ -105,6 +108,13 @@ fn serve(mut stream: TcpStream, manner: Manner, pongs: &AtomicUsize) -> io::Resu
                     }
                     Manner::Hang => return Ok(()),
                     Manner::Silent => {}
+                    Manner::Stall => {
+                        messages += 1;
+                        if messages == 50 {
+                            thread::sleep(std::time::Duration::from_millis(200));
+                        }
+                        send(&mut endpoint, &event, &mut out);
+                    }
                 },
                 Event::Ping(_) => {}
             }
@@ -272,6 +282,43 @@ fn broadcast_and_relay_count_deliveries() {
 }
 
 #[test]
+fn latency_follows_its_schedule() {
+    let server = Server::start(Manner::Honest);
+    let line = format!(
+        "latency --url {} --connections 3 --rate 1000 --size 300 --verify --warmup 20ms \
+         --duration 300ms --server-pid {}",
+        server.url(),
+        std::process::id()
+    );
+    let (json, output) = figures(&line, "latency.json");
+    // The schedule says how many messages there are, however fast the machine is.
+    let messages = json["messages"].as_u64().unwrap();
+    assert!((290..=330).contains(&messages), "{json}");
+    assert_eq!(json["latency_ns"]["count"], messages);
+    assert_eq!(json["sent_late_ns"]["count"], messages);
+    let at = |name: &str| json["latency_ns"][name].as_u64().unwrap();
+    assert!(at("p50") <= at("p99") && at("p99.9") <= at("p99.99") && at("p99.99") <= at("max"));
+    // Latency counts from the schedule, so that it holds the lateness, too.
+    assert!(at("max") >= json["sent_late_ns"]["p50"].as_u64().unwrap());
+    let table = String::from_utf8(output.stdout).unwrap();
+    assert!(table.contains("latency p99.99") && table.contains("sent late p99"), "{table}");
+}
+
+#[test]
+fn a_stall_is_charged_to_every_message_that_was_due() {
+    let server = Server::start(Manner::Stall);
+    let line = format!(
+        "latency --url {} --connections 1 --rate 1000 --warmup 0 --duration 400ms",
+        server.url()
+    );
+    let (json, _) = figures(&line, "stall.json");
+    // The server sleeps for 200 ms once: a closed loop would report that for one message only.
+    let at = |name: &str| json["latency_ns"][name].as_u64().unwrap();
+    assert!(at("max") >= 150_000_000, "{json}");
+    assert!(at("p90") >= 50_000_000, "{json}");
+}
+
+#[test]
 fn connect_counts_handshakes() {
     let server = Server::start(Manner::Silent);
     for end in ["", " --abrupt"] {
@@ -336,6 +383,13 @@ fn what_cannot_start_says_why() {
 
 #[test]
 fn wrong_arguments_show_the_usage() {
+    for line in ["compare --budget --full", "compare --window 1ms", "compare --starts 0"] {
+        assert!(failure(line, 2).contains("loadtest MODE --url URL"), "{line}");
+    }
+    let stderr = failure("compare --who nginx --no-build", 1);
+    assert!(stderr.contains("nobody is called 'nginx'"), "{stderr}");
+    let stderr = failure("compare --cells nothing --no-build", 1);
+    assert!(stderr.contains("no cell"), "{stderr}");
     for line in ["", "sing", "echo", "echo --url nonsense", "echo --url ws://h/ --depth 0"] {
         let stderr = failure(line, 2);
         assert!(stderr.contains("loadtest MODE --url URL"), "{line}: {stderr}");

@@ -146,7 +146,7 @@ impl Dial {
     }
 
     /// The worker that the connection lives on, from 0. Default: the one whose handler connects;
-    /// from other threads each in turn.
+    /// from other threads the one with the fewest connections.
     pub fn on_worker(mut self, worker: u16) -> Self {
         self.worker = Some(worker);
         self

@@ -63,9 +63,11 @@
 use std::fmt;
 use std::io;
 use std::io::IoSlice;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
+pub(crate) mod affinity;
+mod calls;
 #[cfg(test)]
 mod contract;
 pub(crate) mod epoll;
@@ -82,6 +84,7 @@ pub(crate) mod waker;
 
 pub use listener::{InvalidListenAddr, ListenAddr};
 pub(crate) use memory::ReceiveMemory;
+pub use socket::ConnectedSocket;
 pub(crate) use socket::Remote;
 pub use token::ConnectionId;
 pub(crate) use waker::Waker;
@@ -190,6 +193,17 @@ pub(crate) enum AcceptedSocket {
     /// One end of a connection of the simulated network.
     #[cfg(test)]
     Simulated(simulated::Socket),
+}
+
+impl AcceptedSocket {
+    /// `getpeername(2)`; `None` for Unix sockets and peers that have gone.
+    pub(crate) fn peer_ip(&self) -> Option<IpAddr> {
+        match self {
+            Self::Os(socket) => Some(socket.peer_addr().ok()?.as_socket()?.ip()),
+            #[cfg(test)]
+            Self::Simulated(socket) => Some(socket.peer_ip()),
+        }
+    }
 }
 
 /// Something that happened, in the order the driver saw it.

@@ -1,7 +1,10 @@
 //! Wakes a worker from another thread.
 
+#![allow(unsafe_code)]
+
 use std::fs::File;
-use std::io::Write;
+use std::io::{self, Write};
+use std::os::fd::FromRawFd;
 use std::sync::Arc;
 #[cfg(test)]
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,9 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// eventfd(2) write costs a system call.
 #[derive(Clone, Debug)]
 pub(crate) enum Waker {
-    /// Registered with epoll.
-    Mio(Arc<mio::Waker>),
-    /// An eventfd(2), non-blocking, that the ring reads or polls.
+    /// An eventfd(2), non-blocking, that epoll or the ring watches.
     Eventfd(Arc<File>),
     /// Looked at by the simulated driver.
     #[cfg(test)]
@@ -24,9 +25,6 @@ impl Waker {
     /// Wakes the worker. Errors cannot happen to a live worker and mean nothing to a dead one.
     pub(crate) fn wake(&self) {
         match self {
-            Waker::Mio(waker) => {
-                let _ = waker.wake();
-            }
             Waker::Eventfd(file) => {
                 // Would-block means that the counter is at its maximum, so the worker is awake.
                 let _ = (&**file).write(&1_u64.to_ne_bytes());
@@ -35,4 +33,15 @@ impl Waker {
             Waker::Simulated(flag) => flag.store(true, Ordering::Release),
         }
     }
+}
+
+/// A counter that starts at zero.
+pub(super) fn eventfd() -> io::Result<File> {
+    // SAFETY: takes no pointer.
+    let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: just made, and owned by nobody else.
+    Ok(unsafe { File::from_raw_fd(fd) })
 }

@@ -7,9 +7,9 @@ use std::sync::OnceLock;
 use std::thread;
 use std::time::Duration;
 
-use crate::config::{Config, millis};
+use crate::config::{Accept, Config, millis};
 use crate::driver::listener::{self, ListenOptions, PortSharing, UnixPathGuard};
-use crate::driver::{DriverChoice, ListenAddr};
+use crate::driver::{DriverChoice, ListenAddr, affinity};
 use crate::error::Error;
 use crate::handler::Handler;
 use crate::http::{Request, Response};
@@ -34,6 +34,10 @@ pub struct ServerBuilder {
     config: Config,
     addresses: Vec<ListenAddr>,
     workers: usize,
+    /// Asked for by `adopt_only`.
+    without_listener: bool,
+    /// Asked for by `pin_workers`.
+    cores: Option<Vec<usize>>,
     paths: Paths,
     routes: Vec<RouteFactory>,
     /// Routes without a path, numbered behind the others.
@@ -52,6 +56,8 @@ impl ServerBuilder {
             config: Config::default(),
             addresses: Vec::new(),
             workers: 1,
+            without_listener: false,
+            cores: None,
             paths: Paths::default(),
             routes: Vec::new(),
             clients: Vec::new(),
@@ -75,6 +81,13 @@ impl ServerBuilder {
             Ok(address) => self.addresses.push(address),
             Err(error) => self.blame(Error::config("listen", error.to_string())),
         }
+        self
+    }
+
+    /// Does without an address: every connection comes by way of
+    /// [`Handle::adopt`](crate::Handle::adopt) from another server in this process.
+    pub fn adopt_only(mut self) -> Self {
+        self.without_listener = true;
         self
     }
 
@@ -113,6 +126,7 @@ impl ServerBuilder {
         match self.paths.add_websocket(pattern, options) {
             Ok(route) => {
                 debug_assert_eq!(usize::from(route), self.routes.len());
+                self.paths.note_session_type::<H::Session>();
                 self.routes.push(Box::new(move |worker, slots| {
                     Box::new(RouteOf::with_capacity(make(worker), slots))
                 }));
@@ -230,10 +244,29 @@ impl ServerBuilder {
         self
     }
 
-    /// Worker threads, each with its own event loop; 0 is one per core. Default 1. The kernel
-    /// spreads TCP connections over them (`SO_REUSEPORT`).
+    /// Worker threads, each with its own event loop; 0 is one per core. Default 1. How connections
+    /// are spread over them says [`accept`](Self::accept).
     pub fn workers(mut self, workers: usize) -> Self {
         self.workers = workers;
+        self
+    }
+
+    /// Who accepts connections: every worker, and the kernel spreads them by chance, or one for
+    /// all, that spreads them evenly. Default [`Accept::PerWorker`].
+    pub fn accept(mut self, accept: Accept) -> Self {
+        self.config.accept = accept;
+        self
+    }
+
+    /// Keeps each worker on one core: worker 0 on the first of these, worker 1 on the second, and
+    /// over again if there are more workers than cores. Numbers are those of the kernel
+    /// (`taskset`, /proc/cpuinfo). None at all means every core that the process may use, in
+    /// order. A handler's memory is first touched by its worker, so it lies near that core.
+    ///
+    /// Pinned workers do not get out of the way of other programs: worth it where the cores
+    /// belong to the server alone. By default the kernel moves them as it sees fit.
+    pub fn pin_workers(mut self, cores: impl IntoIterator<Item = usize>) -> Self {
+        self.cores = Some(cores.into_iter().collect());
         self
     }
 
@@ -276,6 +309,17 @@ impl ServerBuilder {
     /// kernel's backlog until one ends. Default 100,000.
     pub fn max_connections(mut self, connections: usize) -> Self {
         self.config.max_connections = connections;
+        self
+    }
+
+    /// Connections of one address, so that nobody takes all places. At the limit further ones are
+    /// closed as soon as they were accepted, and counted in
+    /// [`Stats::refused_per_ip`](crate::Stats::refused_per_ip). An IPv6 address stands for its
+    /// whole /64 network. Peers of Unix sockets are not counted, nor the proxies that
+    /// [`trust_forwarded`](Self::trust_forwarded) and [`proxy_protocol`](Self::proxy_protocol)
+    /// list. Costs about 40 bytes per connection. Default zero: off.
+    pub fn max_connections_per_ip(mut self, connections: u32) -> Self {
+        self.config.max_connections_per_ip = connections;
         self
     }
 
@@ -402,7 +446,7 @@ impl ServerBuilder {
         if let Some(mistake) = self.mistake {
             return Err(mistake);
         }
-        if self.addresses.is_empty() && !self.client_only {
+        if self.addresses.is_empty() && !self.client_only && !self.without_listener {
             return Err(Error::config("listen", "no address given; add e.g. \"127.0.0.1:9001\""));
         }
         if self.paths.is_empty() && !self.client_only {
@@ -414,6 +458,9 @@ impl ServerBuilder {
             Ok(workers) if workers <= 1024 => workers,
             _ => return Err(Error::config("workers", "use 0 (one per core) to 1024")),
         };
+        if let Some(cores) = self.cores {
+            self.config.cores = choose_cores(cores)?;
+        }
         self.config.subprotocols = self.paths.subprotocols().to_vec();
         self.config.check()?;
         self.routes.append(&mut self.clients);
@@ -426,13 +473,15 @@ impl ServerBuilder {
         let mut unix_paths = Vec::new();
         for address in &self.addresses {
             let source = |source| Error::Listen { address: address.to_string(), source };
-            let sharing = if workers > 1 { PortSharing::Opened } else { PortSharing::No };
+            let alone = workers == 1 || self.config.accept == Accept::Spread;
+            let sharing = if alone { PortSharing::No } else { PortSharing::Opened };
             let options = ListenOptions { backlog: self.config.backlog, sharing, nodelay: true };
             let first = listener::bind(address, &options).map_err(source)?;
             let options = ListenOptions { sharing: PortSharing::Joined, ..options };
             let bound = listener::local_addr(&first).map_err(source)?;
             unix_paths.extend(UnixPathGuard::new(&bound).map_err(source)?);
-            for others in listeners.iter_mut().skip(1) {
+            let listening = if alone { 1 } else { workers };
+            for others in listeners.iter_mut().take(listening).skip(1) {
                 others.push(match bound.unix_path() {
                     // A Unix socket has no SO_REUSEPORT: the workers share one queue.
                     Some(_) => first.try_clone().map_err(source)?,
@@ -456,13 +505,14 @@ impl ServerBuilder {
                 }
             }
         }
-        let shared = Arc::new(Shared::new(workers));
+        let paths = Arc::new(self.paths);
+        let shared = Arc::new(Shared::new(&self.config, Arc::clone(&paths)));
         let _ = self.shared.set(Arc::clone(&shared));
         Ok(Server {
             mailboxes: StopMailboxes { shared: Arc::clone(&shared) },
             shared,
             config: Arc::new(self.config),
-            paths: Arc::new(self.paths),
+            paths,
             routes: Arc::new(self.routes),
             listeners,
             local_addrs,
@@ -484,6 +534,21 @@ impl ServerBuilder {
     fn blame(&mut self, mistake: Error) {
         self.mistake.get_or_insert(mistake);
     }
+}
+
+/// The cores that were asked for, if the process may use them all.
+fn choose_cores(wanted: Vec<usize>) -> Result<Vec<usize>, Error> {
+    let problem = |reason| Err(Error::config("pin_workers", reason));
+    let allowed = match affinity::allowed_cores() {
+        Ok(allowed) => allowed,
+        Err(error) => return problem(format!("the kernel does not tell the cores: {error}")),
+    };
+    if let Some(core) = wanted.iter().find(|core| !allowed.contains(core)) {
+        return problem(format!(
+            "core {core} is not there or not allowed; use some of {allowed:?}"
+        ));
+    }
+    Ok(if wanted.is_empty() { allowed } else { wanted })
 }
 
 impl fmt::Debug for ServerBuilder {

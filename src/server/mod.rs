@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use crate::config::Config;
 use crate::driver::listener::UnixPathGuard;
-use crate::driver::{self, DriverChoice, DriverOptions, ListenAddr};
+use crate::driver::{self, DriverChoice, DriverOptions, ListenAddr, affinity};
 use crate::error::Error;
 use crate::handle::Handle;
 use crate::shutdown::ShutdownReport;
@@ -179,6 +179,10 @@ impl Start {
 
     fn start(self) -> Result<Worker, Error> {
         let Self { number, listeners, config, shared, paths, routes } = self;
+        if let Some(&core) = config.cores.iter().cycle().nth(usize::from(number)) {
+            // Before anything is allocated, so that the memory is that core's.
+            affinity::pin_to(core).map_err(|source| Error::Worker { worker: number, source })?;
+        }
         let options = DriverOptions { receive_buffer: config.receive_buffer };
         let (mut driver, memory) = driver::open(config.driver, &options).map_err(|source| {
             let driver = if config.driver == DriverChoice::IoUring { "io_uring" } else { "epoll" };

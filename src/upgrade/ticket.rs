@@ -244,9 +244,10 @@ mod tests {
     use std::thread;
 
     use super::*;
+    use crate::config::Config;
 
     fn shared() -> (Arc<Shared>, ConnectionId) {
-        (Arc::new(Shared::new(1)), ConnectionId::new(0, 3, 7))
+        (Arc::new(Shared::new(&Config::default(), Arc::default())), ConnectionId::new(0, 3, 7))
     }
 
     fn commands(shared: &Shared) -> usize {

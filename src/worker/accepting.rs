@@ -1,12 +1,14 @@
 //! From an accepted socket to a slot, and from a released slot to the next socket.
 //!
-//! What comes in: accepted sockets, `Released`, the retry timer. What goes out: connections in the
-//! table. At `max_connections` accepting pauses, and peers wait in the kernel's backlog.
-
-use std::sync::atomic::Ordering;
+//! What comes in: accepted sockets, those that another worker accepted, `Released`, the retry timer.
+//! What goes out: connections in the table, and with [`Accept::Spread`] sockets for other workers.
+//! At `max_connections` accepting pauses, and peers wait in the kernel's backlog.
 
 use super::Crank;
-use super::core::after;
+use super::core::{Core, after};
+use super::mailbox::Command;
+use super::places::{NoPlace, Place};
+use crate::config::Accept;
 use crate::connection::{Connection, NEVER, subprotocol};
 use crate::driver::{AcceptedSocket, ConnectionId};
 
@@ -23,23 +25,26 @@ impl Crank {
         }
     }
 
-    /// Gives accepted sockets their slots, as long as the server is not full.
+    /// Gives accepted sockets their places, as long as the server is not full.
     pub(super) fn admit(&mut self) {
         while let Some(socket) = self.waiting.pop_front() {
-            let max = self.core.config.max_connections;
-            let count = self.core.shared.connections.fetch_update(
-                Ordering::AcqRel,
-                Ordering::Acquire,
-                |count| (count < max).then_some(count + 1),
-            );
-            match count {
-                Ok(count) => {
-                    self.start(socket);
-                    if count + 1 == max {
+            let core = &mut self.core;
+            let worker = match core.config.accept {
+                Accept::PerWorker => core.worker,
+                Accept::Spread => core.shared.places.fewest(),
+            };
+            let ip = core.shared.places.asks_for_address().then(|| socket.peer_ip()).flatten();
+            // Behind a proxy there are many clients.
+            let ip = ip.filter(|&ip| !core.config.trust.is_proxy(ip));
+            match core.shared.places.take(worker, ip) {
+                Ok(place) => {
+                    self.settle(socket, place);
+                    if self.core.shared.places.is_full() {
                         self.pause_at_limit();
                     }
                 }
-                Err(_) => {
+                Err(NoPlace::AddressFull) => core.tally.refused_per_ip += 1,
+                Err(NoPlace::Full) => {
                     // Another worker was faster, or accepts were already under way.
                     self.waiting.push_front(socket);
                     return self.pause_at_limit();
@@ -48,19 +53,37 @@ impl Crank {
         }
     }
 
-    /// The first step of a connection that was counted.
-    pub(super) fn start(&mut self, socket: AcceptedSocket) {
+    /// Brings a socket to the worker that its place is at. No command is lost in a full mailbox:
+    /// there are never more of these than places.
+    fn settle(&mut self, socket: AcceptedSocket, place: Place) {
+        let worker = place.worker();
+        if worker == self.core.worker {
+            return self.start(socket, place);
+        }
+        let mailbox = &self.core.shared.mailboxes[usize::from(worker)];
+        if mailbox.post_always(Command::Settle { socket, place }).is_err() {
+            // That worker has ended, so the server will.
+            self.core.stopping.report.refused += 1;
+        }
+    }
+
+    /// Another worker has accepted a socket for this one.
+    pub(super) fn settled(&mut self, socket: AcceptedSocket, place: Place) {
+        if self.stop_deadline_ms.is_none() {
+            self.start(socket, place);
+        } else {
+            self.core.stopping.report.refused += 1;
+        }
+    }
+
+    /// The first step of a connection.
+    fn start(&mut self, socket: AcceptedSocket, place: Place) {
         let core = &mut self.core;
         core.tally.accepted += 1;
         let deadline_ms = after(core.now_ms, core.config.handshake_timeout_ms);
-        let id = core.table.insert(Connection::new(core.now_ms, deadline_ms));
-        if let Err(error) = core.driver.adopt(id, socket) {
-            log::warn!("a connection could not be adopted: {error}");
-            core.table.remove(id);
-            core.shared.connections.fetch_sub(1, Ordering::AcqRel);
-            return;
+        if let Some(id) = core.seat(socket, place, deadline_ms) {
+            core.arm_timer(id);
         }
-        core.arm_timer(id);
     }
 
     pub(super) fn pause_at_limit(&mut self) {
@@ -75,12 +98,14 @@ impl Crank {
             debug_assert!(false, "released twice: {id:?}");
             return;
         };
+        let slot = id.slot() as u32;
         if connection.subprotocol == subprotocol::CHOSEN {
-            core.chosen_subprotocols.remove(&(id.slot() as u32));
+            core.chosen_subprotocols.remove(&slot);
         }
         // Whoever sees that it has gone also sees its end counted.
         core.publish_figures();
-        core.shared.connections.fetch_sub(1, Ordering::AcqRel);
+        let network = core.networks.remove(&slot);
+        core.shared.places.leave(core.worker, network);
         if self.accept_retry_ms != NEVER {
             self.resume_accepting();
         }
@@ -90,7 +115,7 @@ impl Crank {
         let core = &mut self.core;
         if self.stop_deadline_ms.is_some() {
             self.accept_retry_ms = NEVER;
-        } else if core.shared.connections.load(Ordering::Acquire) < core.config.max_connections {
+        } else if !core.shared.places.is_full() {
             self.accept_retry_ms = NEVER;
             self.admit();
             if self.accept_retry_ms == NEVER {
@@ -99,5 +124,27 @@ impl Crank {
         } else {
             self.accept_retry_ms = core.now_ms + ACCEPT_RETRY_MS;
         }
+    }
+}
+
+impl Core {
+    /// Gives a socket a slot and its place to it; `None`, and the socket closed, if the driver
+    /// cannot have it.
+    pub(super) fn seat(
+        &mut self,
+        socket: AcceptedSocket,
+        place: Place,
+        deadline_ms: u64,
+    ) -> Option<ConnectionId> {
+        let id = self.table.insert(Connection::new(self.now_ms, deadline_ms));
+        if let Err(error) = self.driver.adopt(id, socket) {
+            log::warn!("a connection could not be adopted: {error}");
+            self.table.remove(id);
+            return None;
+        }
+        if let Some(network) = place.keep() {
+            self.networks.insert(id.slot() as u32, network);
+        }
+        Some(id)
     }
 }

@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering;
 
 use super::dialing::Dials;
 use super::mailbox::{Shared, Tally};
+use super::places::Network;
 use super::publish::Notices;
 use super::schedule::Schedule;
 use super::sending::DIRECT_SEND;
@@ -62,6 +63,8 @@ pub(crate) struct Core {
     pub(crate) scratch: Vec<u8>,
     /// Subprotocols that are in no route's list, by slot; see [`Connection::subprotocol`].
     pub(crate) chosen_subprotocols: HashMap<u32, Box<str>>,
+    /// Where connections come from, by slot; empty unless that is limited.
+    pub(crate) networks: HashMap<u32, Network>,
     /// Bytes that wait for sockets that are full, compared with `max_worker_backpressure`.
     pub(crate) buffered: usize,
     /// When this turn began, for the histogram of turns.
@@ -110,6 +113,7 @@ impl Core {
             notices: Notices::default(),
             scratch: Vec::new(),
             chosen_subprotocols: HashMap::new(),
+            networks: HashMap::new(),
             buffered: 0,
             turn_start_us: 0,
             driver_stats: DriverStats::default(),

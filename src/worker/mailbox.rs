@@ -4,15 +4,19 @@
 //! worker that owns the mailbox. A mailbox is bounded: full is an error value, never a wait.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::adopting::Adoption;
 use super::dialing::{NewDial, Resolved};
+use super::paths::Paths;
+use super::places::{Place, Places};
 use super::topic_index::TopicIndex;
 use crate::client::resolver::Resolver;
+use crate::config::Config;
 use crate::context::WorkerContext;
-use crate::driver::{ConnectionId, Waker};
+use crate::driver::{AcceptedSocket, ConnectionId, Waker};
 use crate::error::SendError;
 use crate::figures::{CloseCodes, Refusals, Tables, TurnTimes, increase};
 use crate::protocol::CloseCode;
@@ -43,6 +47,11 @@ pub(crate) enum Command {
     Resolved(Resolved),
     /// Call a closure.
     Run(Job),
+    /// Give a slot to a socket that another worker accepted. Dropping it closes the socket and
+    /// gives its place back.
+    Settle { socket: AcceptedSocket, place: Place },
+    /// The same for one that another server has accepted and upgraded.
+    Adopt(Box<Adoption>),
 }
 
 /// A closure that runs on a worker's thread.
@@ -59,6 +68,19 @@ impl Command {
     fn is_send(&self) -> bool {
         matches!(self, Self::Send { .. } | Self::SendPrepared { .. })
     }
+
+    /// True if it carries a connection.
+    fn is_newcomer(&self) -> bool {
+        matches!(self, Self::Settle { .. } | Self::Adopt(_))
+    }
+}
+
+/// What was in a mailbox when its worker ended.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Lost {
+    pub(crate) messages: u64,
+    /// Sockets, closed now.
+    pub(crate) newcomers: u64,
 }
 
 #[derive(Debug, Default)]
@@ -101,10 +123,15 @@ impl Mailbox {
     /// The same for commands that cannot be lost and are few by nature: at most one for each
     /// connection. Never full.
     pub(crate) fn post_always(&self, command: Command) -> Result<(), SendError> {
+        self.post_newcomer(command).map_err(|_command| SendError::Stopped)
+    }
+
+    /// The same; gives the command back if the worker has ended.
+    pub(crate) fn post_newcomer(&self, command: Command) -> Result<(), Command> {
         {
             let mut queue = self.lock();
             if queue.stopped {
-                return Err(SendError::Stopped);
+                return Err(command);
             }
             queue.commands.push_back(command);
         }
@@ -138,13 +165,16 @@ impl Mailbox {
     }
 
     /// The worker has ended: later commands are refused, waiting ones are dropped and counted.
-    pub(crate) fn stop(&self) -> usize {
+    pub(crate) fn stop(&self) -> Lost {
         let mut queue = self.lock();
         queue.stopped = true;
         let commands = std::mem::take(&mut queue.commands);
         // What a closure owns may use this very mailbox when it is dropped.
         drop(queue);
-        commands.iter().filter(|command| command.is_send()).count()
+        let count = |which: fn(&Command) -> bool| {
+            commands.iter().filter(|command| which(command)).count() as u64
+        };
+        Lost { messages: count(Command::is_send), newcomers: count(Command::is_newcomer) }
     }
 }
 
@@ -152,8 +182,9 @@ impl Mailbox {
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) mailboxes: Vec<Mailbox>,
-    /// Connections of all workers, compared with `max_connections`.
-    pub(crate) connections: AtomicUsize,
+    /// Who has a place, on which worker.
+    pub(crate) places: Arc<Places>,
+    pub(crate) paths: Arc<Paths>,
     /// Milliseconds that the shutdown may take from the moment a worker notices; `NOT_STOPPING`
     /// until someone asks.
     pub(crate) shutdown_grace_ms: AtomicU64,
@@ -182,10 +213,13 @@ pub(crate) struct Shared {
 pub(crate) const NOT_STOPPING: u64 = u64::MAX;
 
 impl Shared {
-    pub(crate) fn new(workers: usize) -> Self {
+    pub(crate) fn new(config: &Config, paths: Arc<Paths>) -> Self {
+        let workers = usize::from(config.workers);
+        let (max, max_per_ip) = (config.max_connections, config.max_connections_per_ip);
         Self {
             mailboxes: (0..workers).map(|_| Mailbox::default()).collect(),
-            connections: AtomicUsize::new(0),
+            places: Arc::new(Places::new(workers, max, max_per_ip)),
+            paths,
             shutdown_grace_ms: AtomicU64::new(NOT_STOPPING),
             topics: Arc::new(TopicIndex::new(workers)),
             resolver: Resolver::default(),
@@ -204,13 +238,24 @@ impl Shared {
     /// Refuses every command from now on and counts those that nobody took. Stopping a mailbox
     /// twice does nothing.
     pub(crate) fn stop_mailboxes(&self) {
-        let undelivered = self.mailboxes.iter().map(Mailbox::stop).sum::<usize>() as u64;
-        self.undelivered.fetch_add(undelivered, Ordering::Relaxed);
+        for mailbox in &self.mailboxes {
+            self.undelivered.fetch_add(mailbox.stop().messages, Ordering::Relaxed);
+        }
     }
 
     /// True once somebody asked for a shutdown.
     pub(crate) fn is_stopping(&self) -> bool {
         self.shutdown_grace_ms.load(Ordering::Acquire) != NOT_STOPPING
+    }
+
+    /// True once workers take no new connections any more, or will not in a moment.
+    pub(crate) fn refuses_newcomers(&self) -> bool {
+        let announced_ms = self.shutdown_announce_ms.load(Ordering::Acquire);
+        self.is_stopping()
+            && self
+                .asked
+                .get()
+                .is_none_or(|asked| asked.elapsed().as_millis() >= announced_ms.into())
     }
 
     /// Asks all workers to stop; the shortest of several requests wins, figure by figure.
@@ -310,7 +355,7 @@ macro_rules! counters {
 
         impl Shared {
             pub(crate) fn stats(&self) -> Stats {
-                let connections = self.connections.load(Ordering::Acquire) as u64;
+                let connections = self.places.taken() as u64;
                 let mut stats = Stats { connections, ..Stats::default() };
                 self.counters.iter().for_each(|counters| counters.add_to(&mut stats));
                 stats.undelivered += self.undelivered.load(Ordering::Relaxed);
@@ -324,12 +369,16 @@ macro_rules! counters {
 counters! {
     /// TCP or Unix connections accepted.
     accepted,
-    /// Opening handshakes completed, as server and as client.
+    /// Connections taken over with [`Handle::adopt`](crate::Handle::adopt); not in `accepted`.
+    adopted,
+    /// Opening handshakes completed, as server and as client, those of adopted connections included.
     opened,
     /// Attempts to connect to a server, the failed ones included.
     dialled,
     /// Attempts that did not lead to an open connection.
     dial_failures,
+    /// Connections closed at once, because their address had `max_connections_per_ip` already.
+    refused_per_ip,
     /// Requests answered with an HTTP error status.
     refused,
     /// `on_close` calls.
@@ -409,7 +458,7 @@ mod tests {
         let send = Command::Send { id, text: true, payload: Box::from(*b"x") };
         mailbox.post(send).expect("room");
         mailbox.post(close(0)).expect("room");
-        assert_eq!(mailbox.stop(), 1);
+        assert_eq!(mailbox.stop(), Lost { messages: 1, newcomers: 0 });
         assert_eq!(mailbox.post(close(0)), Err(SendError::Stopped));
     }
 

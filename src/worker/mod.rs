@@ -19,6 +19,7 @@
 //! carries it out after the handler has returned. So no handler runs inside another.
 
 mod accepting;
+pub(crate) mod adopting;
 pub(crate) mod core;
 mod deadlines;
 pub(crate) mod dialing;
@@ -26,6 +27,7 @@ mod ends;
 mod flushing;
 pub(crate) mod mailbox;
 pub(crate) mod paths;
+pub(crate) mod places;
 pub(crate) mod publish;
 mod reading;
 mod receiving;
@@ -45,7 +47,6 @@ mod upgrade;
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use self::accepting::ACCEPT_RETRY_MS;
 pub(crate) use self::core::Core;
@@ -183,9 +184,13 @@ impl Drop for Worker {
     /// A worker that stops by an error or a panic still leaves the counters and the mailbox right.
     fn drop(&mut self) {
         let core = &mut self.crank.core;
-        let left = core.table.len();
-        core.shared.connections.fetch_sub(left, Ordering::AcqRel);
-        core.tally.undelivered += core.shared.mailboxes[usize::from(core.worker)].stop() as u64;
+        for id in core.table.ids() {
+            let network = core.networks.remove(&(id.slot() as u32));
+            core.shared.places.leave(core.worker, network);
+        }
+        let lost = core.shared.mailboxes[usize::from(core.worker)].stop();
+        core.tally.undelivered += lost.messages;
+        core.stopping.report.refused += lost.newcomers;
         core.buffered = 0;
         core.publish_figures();
         self.crank.core.shared.add_report(&self.crank.report());
@@ -272,6 +277,8 @@ impl Crank {
                 Command::Close { id, code, reason } => {
                     self.core.close(id, code, &reason);
                 }
+                Command::Adopt(adoption) => self.adopt(*adoption),
+                Command::Settle { socket, place } => self.settled(socket, place),
                 Command::Run(Job(job)) => {
                     let worker = &mut WorkerContext::new(&mut self.core, None);
                     if route::guard(|| job(worker)) == Outcome::Panicked {

@@ -10,6 +10,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use slab::Slab;
 
 use super::Core;
+use super::adopting::{AnyMaker, Maker};
 use crate::client::{DialEvent, DialId, DialResponse};
 use crate::context::WorkerContext;
 use crate::driver::ConnectionId;
@@ -20,7 +21,7 @@ use crate::http::Response;
 use crate::protocol::Message;
 use crate::publish::{Dropped, Subscription};
 use crate::upgrade::ticket::{Pending, Waiting};
-use crate::upgrade::{Decision, Upgrade, UpgradeRequest};
+use crate::upgrade::{Decision, Session, Upgrade, UpgradeRequest};
 use crate::websocket::WebSocket;
 
 /// The most address space that the sessions of one route take before they are there.
@@ -66,6 +67,15 @@ pub(crate) enum Verdict {
     Panicked,
 }
 
+/// What came of beginning a session without an upgrade request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Begun {
+    Session(u32),
+    /// The session type has no default, and nobody said how to make one.
+    Nothing,
+    Panicked,
+}
+
 /// A handler whose session type is known only inside.
 pub(crate) trait Route {
     /// Lets the application decide about an upgrade request.
@@ -80,6 +90,9 @@ pub(crate) trait Route {
 
     /// Calls `on_dial`; `number` is that of the route.
     fn dialled(&mut self, core: &mut Core, number: u16, event: &DialEvent<'_>) -> Outcome;
+
+    /// Begins the session of a connection whose upgrade another server has accepted.
+    fn begin(&mut self, maker: Option<AnyMaker>) -> Begun;
 
     /// Drops the session of an upgrade that was accepted, but could not be answered so.
     fn abandon(&mut self, session: u32) -> Outcome;
@@ -119,13 +132,16 @@ impl<H: Handler> RouteOf<H> {
         Self { handler, sessions: Slab::with_capacity(capacity.min(most)) }
     }
 
+    fn insert(&mut self, session: H::Session) -> u32 {
+        let key = self.sessions.insert(session);
+        u32::try_from(key).expect("as many sessions as connections, fewer than 2^32")
+    }
+
     fn obey(&mut self, upgrade: Upgrade<H::Session>) -> Verdict {
         let Upgrade { decision, subprotocol, headers } = upgrade;
         match decision {
             Decision::Accept(session) => {
-                let key = self.sessions.insert(session);
-                let session =
-                    u32::try_from(key).expect("as many sessions as connections, fewer than 2^32");
+                let session = self.insert(session);
                 Verdict::Accept { session, subprotocol, headers }
             }
             Decision::Reject(response) => Verdict::Reject(response),
@@ -167,6 +183,21 @@ impl<H: Handler> Route for RouteOf<H> {
 
     fn dialled(&mut self, core: &mut Core, number: u16, event: &DialEvent<'_>) -> Outcome {
         guard(|| self.handler.on_dial(&mut WorkerContext::new(core, Some(number)), event))
+    }
+
+    fn begin(&mut self, maker: Option<AnyMaker>) -> Begun {
+        let mut session = None;
+        let called = guard(|| {
+            session = match maker {
+                Some(maker) => maker.downcast::<H::Session>().map(|Maker(make)| make()),
+                None => H::Session::initial(),
+            };
+        });
+        match session {
+            _ if called == Outcome::Panicked => Begun::Panicked,
+            Some(session) => Begun::Session(self.insert(session)),
+            None => Begun::Nothing,
+        }
     }
 
     fn abandon(&mut self, session: u32) -> Outcome {
@@ -244,6 +275,10 @@ impl Route for Vacant {
 
     fn decided(&mut self, _pending: &dyn Any) -> Verdict {
         Verdict::Panicked
+    }
+
+    fn begin(&mut self, _maker: Option<AnyMaker>) -> Begun {
+        Begun::Nothing
     }
 
     fn connected(

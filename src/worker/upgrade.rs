@@ -35,14 +35,15 @@ enum Answer {
 }
 
 /// An accepted upgrade: its session has begun, its 101 is written.
-struct Opening {
-    route: u16,
-    session: u32,
+pub(super) struct Opening {
+    pub(super) route: u16,
+    pub(super) session: u32,
     /// As [`Connection::subprotocol`](crate::connection::Connection::subprotocol) keeps it.
-    agreed: u16,
+    pub(super) agreed: u16,
     /// The name, if that is `CHOSEN`.
-    chosen: Option<Box<str>>,
-    response: Vec<u8>,
+    pub(super) chosen: Option<Box<str>>,
+    /// Empty if somebody else has sent it.
+    pub(super) response: Vec<u8>,
 }
 
 /// The connection that a request came on.
@@ -340,7 +341,7 @@ impl Crank {
     }
 
     /// The opening handshake succeeded: the connection is open from here on.
-    fn open(&mut self, id: ConnectionId, opening: Opening, rest: &mut [u8]) {
+    pub(super) fn open(&mut self, id: ConnectionId, opening: Opening, rest: &mut [u8]) {
         let Opening { route, session, agreed, chosen, response } = opening;
         let core = &mut self.core;
         let Some(connection) = core.table.get_mut(id) else { return };
@@ -359,11 +360,13 @@ impl Crank {
         if let Some(name) = chosen {
             core.chosen_subprotocols.insert(id.slot() as u32, name);
         }
-        let outgoing = connection.outgoing.get_or_insert_with(|| core.outgoing.take());
-        outgoing.append().extend_from_slice(&response);
         core.tally.opened += 1;
+        if !response.is_empty() {
+            let outgoing = connection.outgoing.get_or_insert_with(|| core.outgoing.take());
+            outgoing.append().extend_from_slice(&response);
+            core.mark_dirty(id);
+        }
         core.limit_lifetime(id);
-        core.mark_dirty(id);
         core.arm_timer(id);
         let outcome = self.routes[usize::from(route)].call(core, id, session, Call::Open);
         if outcome == Outcome::Panicked {
@@ -386,7 +389,7 @@ impl Crank {
     }
 
     /// Sends the last bytes of a connection that never opened.
-    fn end_with(&mut self, id: ConnectionId, response: &[u8]) {
+    pub(super) fn end_with(&mut self, id: ConnectionId, response: &[u8]) {
         let core = &mut self.core;
         let deadline_ms = core.drain_deadline();
         let Some(connection) = core.table.get_mut(id) else { return };

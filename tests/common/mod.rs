@@ -162,7 +162,11 @@ pub struct Peer {
 
 impl Peer {
     pub fn connect(addr: SocketAddr) -> Peer {
-        let stream = TcpStream::connect(addr).expect("the server listens");
+        Peer::from_stream(TcpStream::connect(addr).expect("the server listens"))
+    }
+
+    /// A peer over a connection that was made in another way.
+    pub fn from_stream(stream: TcpStream) -> Peer {
         stream.set_nodelay(true).expect("a TCP socket");
         stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         stream.set_write_timeout(Some(PATIENCE)).expect("a timeout");

@@ -3,15 +3,14 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
-use mio::unix::SourceFd;
-use mio::{Interest, Registry};
 use socket2::Socket;
 
 use super::super::token::{KernelToken, Operation};
 use super::super::{AcceptedSocket, Event};
-use super::{mio_token, retry};
+use super::retry;
+use super::set::{Interest, Set};
 
 /// Whoever connects in a loop gets this many connections per listener and turn, then it is the
 /// others' turn.
@@ -35,15 +34,15 @@ struct Listener {
 }
 
 impl Listeners {
-    pub(super) fn listen(&mut self, registry: &Registry, socket: Socket) -> io::Result<()> {
+    pub(super) fn listen(&mut self, set: &Set, socket: Socket) -> io::Result<()> {
         if !socket.is_listener()? {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "the socket does not listen"));
         }
         // Whoever shares the listener may be faster than our accept4.
         socket.set_nonblocking(true)?;
         let index = u32::try_from(self.open.len()).map_err(io::Error::other)?;
-        let token = mio_token(KernelToken::new(Operation::Accept, index, self.generation));
-        registry.register(&mut SourceFd(&socket.as_raw_fd()), token, Interest::READABLE)?;
+        let token = KernelToken::new(Operation::Accept, index, self.generation);
+        set.add(socket.as_fd(), token, Interest::Readable)?;
         self.open.push(Listener { socket, ready: false, left_this_turn: 0 });
         Ok(())
     }
@@ -57,11 +56,11 @@ impl Listeners {
         self.paused = false;
     }
 
-    pub(super) fn stop(&mut self, registry: &Registry) {
+    pub(super) fn stop(&mut self, set: &Set) {
         for listener in self.open.drain(..) {
             // Another process may hold the same listener open, which would keep it registered. If
             // this fails, then the generation below takes care of the events.
-            let _ = registry.deregister(&mut SourceFd(&listener.socket.as_raw_fd()));
+            let _ = set.remove(listener.socket.as_fd());
         }
         self.generation = self.generation.wrapping_add(1);
     }

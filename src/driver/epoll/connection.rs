@@ -3,22 +3,21 @@
 #![allow(unsafe_code)]
 
 use std::io::{self, IoSlice};
-use std::mem::MaybeUninit;
+use std::os::fd::AsFd;
 
 use socket2::Socket;
 
+use super::super::calls;
 use super::super::socket::finish_connect;
 use super::super::token::KernelToken;
 use super::super::{ConnectionId, Event, HEADROOM, ReceiveMemory};
-use super::retry;
+use super::set::Readiness;
 
 /// `sendmsg(2)` takes this many slices (`UIO_MAXIOV`); the rest goes with the next call.
 const MAX_SLICES: usize = 1024;
 
 /// Linux moves at most this many bytes per call (read(2), notes).
 const MAX_RW_COUNT: usize = 0x7FFF_F000;
-
-const SEND_FLAGS: libc::c_int = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
 
 /// One connection: 12 bytes.
 #[derive(Debug, Default)]
@@ -169,7 +168,7 @@ impl Slot {
     }
 
     /// Takes an edge into the flags.
-    pub(super) fn note_readiness(&mut self, event: &mio::event::Event) {
+    pub(super) fn note_readiness(&mut self, event: Readiness) {
         let flags = &mut self.flags;
         let (closed, error) = (event.is_read_closed(), event.is_error());
         if !flags.has(Flags::ENDED) && (event.is_readable() || closed || error) {
@@ -200,12 +199,7 @@ impl Slot {
         if wanted == 0 && now.len() == slices.len() {
             return Ok(0);
         }
-        let sent = retry(|| match now {
-            // send(2) copies in one struct less than sendmsg(2).
-            [only] => socket.send_with_flags(only, SEND_FLAGS),
-            _ => socket.send_vectored_with_flags(now, SEND_FLAGS),
-        });
-        let sent = match sent {
+        let sent = match calls::send(socket.as_fd(), now) {
             Ok(sent) => sent,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
             Err(error) => {
@@ -287,6 +281,33 @@ impl Slot {
         }))
     }
 
+    /// One read for an edge that says no more than input. `None` if anything is unusual: then the
+    /// edge still has to be taken into the flags, which read again.
+    #[inline]
+    pub(super) fn receive_plain(
+        &mut self,
+        token: KernelToken,
+        memory: &mut ReceiveMemory,
+        receive_len: usize,
+    ) -> Option<(ConnectionId, usize)> {
+        let socket = self.socket.as_ref()?;
+        if self.flags != Flags::default() {
+            return None;
+        }
+        // SAFETY: as in `receive`.
+        let buffer = unsafe { memory.slice(HEADROOM, receive_len) };
+        match calls::receive(socket.as_fd(), buffer) {
+            Ok(len) if len > 0 => {
+                if len == receive_len {
+                    // There may be more.
+                    self.flags.set(Flags::READABLE);
+                }
+                Some((self.id(token), len))
+            }
+            _ => None,
+        }
+    }
+
     /// One read.
     fn receive(
         &mut self,
@@ -298,7 +319,7 @@ impl Slot {
         // SAFETY: nothing is lent (`memory` is borrowed mutably) and no kernel operation is under
         // way: this driver only makes calls that return when they are done.
         let buffer = unsafe { memory.slice(HEADROOM, receive_len) };
-        match retry(|| socket.recv_with_flags(as_uninit(buffer), libc::MSG_DONTWAIT)) {
+        match calls::receive(socket.as_fd(), buffer) {
             Ok(0) => {
                 self.flags.clear(Flags::READABLE);
                 self.flags.set(Flags::ENDED);
@@ -322,11 +343,4 @@ impl Slot {
             }
         }
     }
-}
-
-/// What `recv` fills. It writes no uninitialised bytes, which is what makes this cast sound.
-fn as_uninit(bytes: &mut [u8]) -> &mut [MaybeUninit<u8>] {
-    let len = bytes.len();
-    // SAFETY: same layout; the only user is `recv_with_flags`, which only writes received bytes.
-    unsafe { std::slice::from_raw_parts_mut(bytes.as_mut_ptr().cast(), len) }
 }

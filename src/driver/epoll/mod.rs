@@ -1,13 +1,14 @@
-//! The readiness driver: epoll(7) through mio.
+//! The readiness driver: epoll(7).
 //!
 //! In: a set of sockets and what epoll says about them. Out: [`Event`]s; the driver performs the
 //! read itself and lends the bytes. It never allocates per message, never calls `epoll_ctl` after
 //! the registration, and never reads from a socket that it has no reason to believe readable.
 //!
 //! ```text
-//!  wait:        epoll_wait --> flags of the slot, slot to the back of `ready`
-//!  next_event:  front of `ready` --> Writable | recv(2) --> Received | Ended | Failed
-//!                                                 `-- buffer full --> back of `ready`, next turn
+//!  wait:        epoll_wait --> events
+//!  next_event:  front of `ready`, then the next event --> flags of the slot
+//!                  --> Writable | recv(2) --> Received | Ended | Failed
+//!                                  `-- buffer full --> back of `ready`, next turn
 //!               then `released`, then at most 64 accept4(2), then None
 //! ```
 //!
@@ -36,14 +37,12 @@
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::net::{Shutdown, SocketAddr};
-use std::os::fd::AsRawFd;
+use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Token};
 use socket2::Socket;
 
+use super::calls;
 use super::socket::begin_connect;
 use super::token::{KernelToken, Operation};
 use super::{
@@ -53,14 +52,13 @@ use super::{
 
 mod accept;
 mod connection;
+mod set;
 #[cfg(test)]
 mod tests;
 
 use accept::Listeners;
 use connection::{Again, Slot, Step};
-
-/// mio keeps a token in a `usize`.
-const _: () = assert!(size_of::<usize>() == 8, "the epoll driver needs a 64-bit target");
+use set::{Interest, Readiness, Set};
 
 /// What can be set about the epoll driver.
 #[derive(Clone, Copy, Debug)]
@@ -81,8 +79,7 @@ impl Default for EpollConfig {
 /// See the module documentation.
 #[derive(Debug)]
 pub(crate) struct Epoll {
-    poll: Poll,
-    events: Events,
+    set: Set,
     waker: Waker,
     woken: bool,
     listeners: Listeners,
@@ -94,7 +91,6 @@ pub(crate) struct Epoll {
     ready_this_turn: usize,
     released: VecDeque<ConnectionId>,
     receive_len: usize,
-    origin: Instant,
     stats: DriverStats,
 }
 
@@ -105,14 +101,15 @@ impl Epoll {
     ///
     /// When `epoll_create1(2)` or `eventfd(2)` fails: no descriptors or no kernel memory.
     pub(crate) fn new(config: EpollConfig) -> io::Result<(Self, ReceiveMemory)> {
-        let poll = Poll::new()?;
+        let set = Set::new(config.events)?;
+        let eventfd = super::waker::eventfd()?;
+        // Edge triggered: every write is an edge of its own, so the counter is never read.
         let wake = KernelToken::new(Operation::Wake, 0, 0);
-        let waker = Waker::Mio(Arc::new(mio::Waker::new(poll.registry(), mio_token(wake))?));
+        set.add(eventfd.as_fd(), wake, Interest::Readable)?;
         let receive_len = config.receive_buffer.max(1);
         let driver = Self {
-            poll,
-            events: Events::with_capacity(config.events.max(1)),
-            waker,
+            set,
+            waker: Waker::Eventfd(Arc::new(eventfd)),
             woken: false,
             listeners: Listeners::default(),
             slots: Vec::new(),
@@ -120,7 +117,6 @@ impl Epoll {
             ready_this_turn: 0,
             released: VecDeque::new(),
             receive_len,
-            origin: Instant::now(),
             stats: DriverStats::default(),
         };
         Ok((driver, ReceiveMemory::new(HEADROOM + receive_len)))
@@ -140,27 +136,50 @@ impl Epoll {
         !self.ready.is_empty() || !self.released.is_empty() || self.woken || self.listeners.due()
     }
 
-    /// Takes what epoll reported into the flags. Nothing is read or written here.
-    fn note_readiness(&mut self) {
-        for event in &self.events {
-            let token = KernelToken::from_bits(event.token().0 as u64);
-            match token.operation() {
-                Some(Operation::Receive) => {
-                    let slot = self.slots.get_mut(token.slot());
-                    let Some(slot) = slot.filter(|slot| slot.is_open_for(token)) else {
-                        self.stats.stale_events += 1;
-                        continue;
-                    };
-                    slot.note_readiness(event);
-                    if slot.wants_turn() && slot.enqueue() {
-                        self.ready.push_back(token);
-                    }
-                }
-                Some(Operation::Accept) => self.listeners.note_readiness(token),
-                Some(Operation::Wake) => self.woken = true,
-                None => self.stats.stale_events += 1,
-            }
+    /// The slot that an event is about; events of sockets that are closed are counted.
+    #[inline]
+    fn slot_of(&mut self, token: KernelToken) -> Option<&mut Slot> {
+        let slot = self.slots.get_mut(token.slot()).filter(|slot| slot.is_open_for(token));
+        if slot.is_none() {
+            self.stats.stale_events += 1;
         }
+        slot
+    }
+
+    /// Takes what an event says into the flags. True if it makes a connection ready that was not.
+    fn note_readiness(&mut self, token: KernelToken, readiness: Readiness) -> bool {
+        match token.operation() {
+            Some(Operation::Receive) => {
+                let Some(slot) = self.slot_of(token) else { return false };
+                slot.note_readiness(readiness);
+                return slot.wants_turn() && slot.enqueue();
+            }
+            Some(Operation::Accept) => self.listeners.note_readiness(token),
+            Some(Operation::Wake) => self.woken = true,
+            None => self.stats.stale_events += 1,
+        }
+        false
+    }
+
+    /// The usual case, with as few branches as it takes: an edge that says no more than input, of
+    /// a connection about which nothing has to be remembered, and a read that empties the socket.
+    #[inline]
+    fn receive_plain(&mut self, memory: &mut ReceiveMemory) -> Option<(ConnectionId, usize)> {
+        if self.ready_this_turn > 0 || self.woken {
+            return None;
+        }
+        let (token, readiness) = self.set.peek()?;
+        if token.operation() != Some(Operation::Receive) || !readiness.is_plain_input() {
+            return None;
+        }
+        let slot = self.slots.get_mut(token.slot()).filter(|slot| slot.is_open_for(token))?;
+        let (id, len) = slot.receive_plain(token, memory, self.receive_len)?;
+        self.set.skip();
+        // A full buffer was this connection's share of the turn.
+        if len == self.receive_len && slot.enqueue() {
+            self.ready.push_back(token);
+        }
+        Some((id, len))
     }
 
     /// Registers a socket and gives it the slot of `id`.
@@ -173,30 +192,31 @@ impl Epoll {
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the slot is not free"));
         }
         // Input that is there already makes an edge of its own.
-        self.poll.registry().register(
-            &mut SourceFd(&socket.as_raw_fd()),
-            mio_token(KernelToken::of(Operation::Receive, id)),
-            Interest::READABLE | Interest::WRITABLE,
-        )?;
+        let token = KernelToken::of(Operation::Receive, id);
+        self.set.add(socket.as_fd(), token, Interest::Both)?;
         *slot = Slot::new(id, socket);
         self.stats.sockets += 1;
         Ok(slot)
     }
 
     fn step(&mut self, memory: &mut ReceiveMemory) -> Option<Step> {
-        if std::mem::take(&mut self.woken) {
-            return Some(Step::Other(Event::Woken));
-        }
-        while self.ready_this_turn > 0 {
-            let Some(token) = self.ready.pop_front() else { break };
-            self.ready_this_turn -= 1;
-            let Some(slot) =
-                self.slots.get_mut(token.slot()).filter(|slot| slot.is_open_for(token))
-            else {
-                self.stats.stale_events += 1;
-                continue;
+        loop {
+            if std::mem::take(&mut self.woken) {
+                return Some(Step::Other(Event::Woken));
+            }
+            let token = if self.ready_this_turn > 0 {
+                self.ready_this_turn -= 1;
+                self.ready.pop_front()?
+            } else {
+                match self.set.next() {
+                    Some((token, readiness)) if self.note_readiness(token, readiness) => token,
+                    Some(_) => continue,
+                    None => break,
+                }
             };
-            let (step, again) = slot.step(token, memory, self.receive_len);
+            let receive_len = self.receive_len;
+            let Some(slot) = self.slot_of(token) else { continue };
+            let (step, again) = slot.step(token, memory, receive_len);
             match again {
                 Again::No => {}
                 Again::ThisTurn => {
@@ -209,7 +229,6 @@ impl Epoll {
                 return step;
             }
         }
-        self.ready_this_turn = 0;
         if let Some(id) = self.released.pop_front() {
             self.slots[id.slot()].release();
             return Some(Step::Other(Event::Released(id)));
@@ -229,7 +248,7 @@ impl Driver for Epoll {
     }
 
     fn listen(&mut self, listener: Socket) -> io::Result<()> {
-        self.listeners.listen(self.poll.registry(), listener)
+        self.listeners.listen(&self.set, listener)
     }
 
     fn pause_accepting(&mut self) {
@@ -241,7 +260,7 @@ impl Driver for Epoll {
     }
 
     fn stop_listening(&mut self) {
-        self.listeners.stop(self.poll.registry());
+        self.listeners.stop(&self.set);
     }
 
     fn adopt(&mut self, id: ConnectionId, socket: AcceptedSocket) -> io::Result<()> {
@@ -310,31 +329,30 @@ impl Driver for Epoll {
     }
 
     fn wait(&mut self, timeout_ms: Option<u64>) -> io::Result<()> {
-        let timeout = match timeout_ms {
-            _ if self.has_leftovers() => Some(Duration::ZERO),
-            Some(ms) => Some(Duration::from_millis(ms)),
-            None => None,
-        };
-        match self.poll.poll(&mut self.events, timeout) {
-            Ok(()) => self.note_readiness(),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+        // Whoever stops in the middle of a turn loses no edge.
+        while let Some((token, readiness)) = self.set.next() {
+            if self.note_readiness(token, readiness) {
+                self.ready.push_back(token);
+            }
         }
+        self.set.wait(if self.has_leftovers() { Some(0) } else { timeout_ms })?;
         self.ready_this_turn = self.ready.len();
         self.listeners.begin_turn();
         Ok(())
     }
 
     fn next_event<'m>(&mut self, memory: &'m mut ReceiveMemory) -> Option<Event<'m>> {
-        match self.step(memory)? {
-            Step::Received { id, len } => {
-                // SAFETY: only `recv` in `step` writes to this memory, and the caller cannot get
-                // there while it holds the borrow that this slice extends.
-                let bytes = unsafe { memory.slice(HEADROOM, len) };
-                Some(Event::Received { id, bytes })
-            }
-            Step::Other(event) => Some(event),
-        }
+        let (id, len) = match self.receive_plain(memory) {
+            Some(received) => received,
+            None => match self.step(memory)? {
+                Step::Received { id, len } => (id, len),
+                Step::Other(event) => return Some(event),
+            },
+        };
+        // SAFETY: only `recv` in `step` and `receive_plain` writes to this memory, and the caller
+        // cannot get there while it holds the borrow that this slice extends.
+        let bytes = unsafe { memory.slice(HEADROOM, len) };
+        Some(Event::Received { id, bytes })
     }
 
     fn waker(&self) -> Waker {
@@ -346,8 +364,7 @@ impl Driver for Epoll {
     }
 
     fn now_us(&self) -> u64 {
-        // Instant is CLOCK_MONOTONIC on Linux. 2^64 us outlast everything.
-        self.origin.elapsed().as_micros() as u64
+        calls::monotonic_us()
     }
 
     fn stats(&self) -> DriverStats {
@@ -363,8 +380,4 @@ fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
             done => return done,
         }
     }
-}
-
-const fn mio_token(token: KernelToken) -> Token {
-    Token(token.bits() as usize)
 }

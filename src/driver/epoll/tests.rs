@@ -1,5 +1,7 @@
 //! The contract on epoll, and what epoll promises beyond it.
 
+use std::time::Duration;
+
 use super::super::contract::contract_tests;
 use super::super::lab::{LONG_WAIT_MS, Lab, Loopback, Peer, RealDriver, Rig, Skip};
 use super::super::listener::{self, ListenOptions};

@@ -46,7 +46,7 @@ use kernel::{Kernel, ServerEnd};
 use reports::Completion;
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -60,7 +60,14 @@ const SCRIBBLE: u8 = 0xDD;
 #[derive(Debug)]
 pub(crate) struct Socket {
     number: u32,
+    peer_ip: IpAddr,
     _alive: Arc<()>,
+}
+
+impl Socket {
+    pub(super) fn peer_ip(&self) -> IpAddr {
+        self.peer_ip
+    }
 }
 
 /// How fast a peer reads.

@@ -239,7 +239,8 @@ impl Kernel {
     pub(super) fn hand_out(&mut self, link: u32) -> Socket {
         let alive = Arc::new(());
         self.handed_out.push((link, Arc::downgrade(&alive)));
-        Socket { number: link, _alive: alive }
+        let peer_ip = self.links[link as usize].addr.ip();
+        Socket { number: link, peer_ip, _alive: alive }
     }
 
     /// Finds sockets that the worker dropped instead of adopting them.

@@ -32,7 +32,7 @@ use std::fs::File;
 use std::io::{self, IoSlice};
 use std::marker::PhantomData;
 use std::net::{Shutdown, SocketAddr};
-use std::os::fd::FromRawFd;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -43,6 +43,7 @@ use socket2::Socket;
 use self::buffers::Buffers;
 use self::complete::{Outcome, accepted};
 use self::user_data::{Operation, UserData};
+use super::calls;
 use super::socket::begin_connect;
 use super::{
     AcceptedSocket, ConnectionId, Driver, DriverStats, Event, ReceiveMemory, Remote, Waker,
@@ -155,7 +156,6 @@ pub(crate) struct Uring {
     buffers_exhausted: u64,
     /// Times that the kernel was entered through the ring.
     enters: u64,
-    started: Instant,
     /// Neither `Send` nor `Sync`: the ring belongs to the thread that made it.
     thread: PhantomData<*const ()>,
 }
@@ -230,8 +230,8 @@ impl Uring {
     /// Which kernel feature is missing or forbidden.
     pub(crate) fn new(options: UringOptions) -> Result<(Self, ReceiveMemory), Unavailable> {
         let opened = probe::open(&options)?;
-        let eventfd =
-            eventfd().map_err(|source| Unavailable::new("eventfd(2) for the waker", source))?;
+        let eventfd = super::waker::eventfd()
+            .map_err(|source| Unavailable::new("eventfd(2) for the waker", source))?;
         let mut uring = Self {
             ring: opened.ring,
             buffers: opened.buffers,
@@ -252,7 +252,6 @@ impl Uring {
             stale_events: 0,
             buffers_exhausted: 0,
             enters: 0,
-            started: Instant::now(),
             thread: PhantomData,
         };
         uring.arm_wake();
@@ -537,7 +536,7 @@ impl Driver for Uring {
     }
 
     fn now_us(&self) -> u64 {
-        self.started.elapsed().as_micros() as u64
+        calls::monotonic_us()
     }
 
     fn stats(&self) -> DriverStats {
@@ -589,7 +588,6 @@ enum Sent {
 }
 
 fn send_now(socket: &Socket, slices: &[IoSlice<'_>]) -> io::Result<Sent> {
-    const FLAGS: i32 = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
     // sendmsg(2): more slices than IOV_MAX are an error.
     const MOST_SLICES: usize = libc::UIO_MAXIOV as usize;
     let mut total = 0;
@@ -599,18 +597,11 @@ fn send_now(socket: &Socket, slices: &[IoSlice<'_>]) -> io::Result<Sent> {
         if wanted == 0 {
             continue;
         }
-        let sent = loop {
-            let result = match slices {
-                [one] => socket.send_with_flags(one, FLAGS),
-                many => socket.send_vectored_with_flags(many, FLAGS),
-            };
-            match result {
-                Ok(sent) => break sent,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break 0,
-                // The bytes before the error are gone as well.
-                Err(error) => return Err(error),
-            }
+        let sent = match calls::send(socket.as_fd(), slices) {
+            Ok(sent) => sent,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            // The bytes before the error are gone as well.
+            Err(error) => return Err(error),
         };
         total += sent;
         if sent < wanted {
@@ -618,15 +609,4 @@ fn send_now(socket: &Socket, slices: &[IoSlice<'_>]) -> io::Result<Sent> {
         }
     }
     Ok(Sent::Everything(total))
-}
-
-/// A counter that starts at zero.
-fn eventfd() -> io::Result<File> {
-    // SAFETY: takes no pointer.
-    let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: just made, and owned by nobody else.
-    Ok(unsafe { File::from_raw_fd(fd) })
 }

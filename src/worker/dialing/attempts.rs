@@ -3,9 +3,9 @@
 //! Addresses are tried in turn, the next one when one has failed or has not answered for a while;
 //! those under way go on meanwhile, and the first that arrives wins (RFC 8305, in its essentials).
 
+use std::io;
 use std::net::ToSocketAddrs;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use super::super::core::after;
 use super::{Attempts, Crank, Resolved, State};
@@ -14,8 +14,6 @@ use crate::client::{DialError, Place};
 use crate::connection::{Connection, NEVER, Phase, Stage};
 use crate::driver::{ConnectionId, Remote};
 use crate::worker::mailbox::Command;
-
-use std::io;
 
 /// How long an address has to itself (RFC 8305 5).
 const STAGGER_MS: u64 = 250;
@@ -145,19 +143,14 @@ impl Crank {
         remote: &Remote,
     ) -> Option<io::Result<ConnectionId>> {
         let core = &mut self.core;
-        let max = core.config.max_connections;
-        let count =
-            core.shared.connections.fetch_update(Ordering::AcqRel, Ordering::Acquire, |count| {
-                (count < max).then_some(count + 1)
-            });
-        let count = count.ok()?;
+        let place = core.shared.places.take(core.worker, None).ok()?;
         let id = core.table.insert(Connection::dialing(core.now_ms, serial));
         if let Err(error) = core.driver.connect(id, remote) {
             core.table.remove(id);
-            core.shared.connections.fetch_sub(1, Ordering::AcqRel);
             return Some(Err(error));
         }
-        if count + 1 == max {
+        place.keep();
+        if core.shared.places.is_full() {
             self.pause_at_limit();
         }
         Some(Ok(id))

@@ -1,0 +1,196 @@
+//! Who is compared: a name in, the command that starts its server for a need out, or why there is
+//! none.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use crate::compare::cell::{Cell, Deflate, Need, Service, Task};
+
+/// Where programs are.
+#[derive(Debug)]
+pub(crate) struct Places {
+    /// Our examples.
+    pub(crate) examples: PathBuf,
+    /// What the build script for peers made, with `cert.pem` and `key.pem`.
+    pub(crate) peers: PathBuf,
+}
+
+/// A server that somebody else wrote, in a small program of ours.
+#[derive(Debug)]
+struct Peer {
+    name: &'static str,
+    services: &'static [Service],
+    tls: bool,
+    deflate: &'static [Deflate],
+}
+
+use Deflate::{Dedicated, Off, Shared};
+use Service::{Broadcast, Echo, Relay};
+
+/// In the order of the tables.
+const PEERS: &[Peer] = &[
+    Peer {
+        name: "uwebsockets",
+        services: &[Echo, Broadcast, Relay],
+        tls: true,
+        deflate: &[Off, Shared, Dedicated],
+    },
+    Peer { name: "fastwebsockets", services: &[Echo], tls: false, deflate: &[Off] },
+    Peer { name: "sockudo-ws", services: &[Echo], tls: false, deflate: &[Off] },
+    Peer { name: "tokio-tungstenite", services: &[Echo], tls: false, deflate: &[Off] },
+    Peer { name: "tokio-websockets", services: &[Echo], tls: false, deflate: &[Off] },
+    Peer { name: "yawc", services: &[Echo], tls: false, deflate: &[Off] },
+    Peer {
+        name: "ws-node",
+        services: &[Echo, Broadcast, Relay],
+        tls: true,
+        deflate: &[Off, Shared, Dedicated],
+    },
+];
+
+/// The peer that everybody is compared with.
+pub(crate) const BASELINE: &str = "uwebsockets";
+
+/// Somebody who takes part.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Contestant {
+    /// Our examples on one driver.
+    Wirelane { driver: &'static str },
+    /// TCP without a protocol on one kernel interface.
+    Raw { driver: &'static str },
+    /// By its place in the table.
+    Peer(usize),
+}
+
+impl Contestant {
+    /// Everybody: the baseline, then we, the limits and the others.
+    pub(crate) fn all() -> Vec<Self> {
+        let mut all = vec![Self::Peer(0)];
+        all.extend(["epoll", "io_uring"].map(|driver| Self::Wirelane { driver }));
+        all.extend(["epoll", "io_uring"].map(|driver| Self::Raw { driver }));
+        all.extend((1..PEERS.len()).map(Self::Peer));
+        all
+    }
+
+    /// As in tables and in `--who`.
+    pub(crate) fn name(&self) -> String {
+        match self {
+            Self::Wirelane { driver } => format!("wirelane-{driver}"),
+            Self::Raw { driver } => format!("raw-{driver}"),
+            Self::Peer(index) => PEERS[*index].name.to_owned(),
+        }
+    }
+
+    /// What the build script for peers builds for it.
+    pub(crate) fn package(&self) -> Option<&'static str> {
+        match self {
+            Self::Wirelane { .. } => None,
+            Self::Raw { .. } => Some("raw"),
+            Self::Peer(index) => Some(PEERS[*index].name),
+        }
+    }
+
+    /// The program and its arguments, without the address to listen on.
+    ///
+    /// # Errors
+    ///
+    /// A few words: it cannot do that, or was not built.
+    pub(crate) fn command(&self, cell: &Cell, places: &Places) -> Result<Vec<OsString>, String> {
+        let need = &cell.need();
+        let mut words: Vec<OsString> = Vec::new();
+        match self {
+            Self::Wirelane { driver } => {
+                words.push(existing(places.examples.join(need.service.name()))?);
+                words.extend(["--driver".into(), (*driver).into()]);
+            }
+            Self::Raw { driver } => {
+                let plain = Need { service: Echo, tls: false, deflate: Off };
+                if *need != plain || cell.task == Task::Connect {
+                    return Err("it has no protocol".to_owned());
+                }
+                words.push(existing(places.peers.join("raw"))?);
+                words.extend(["--driver".into(), (*driver).into()]);
+            }
+            Self::Peer(index) => {
+                let peer = &PEERS[*index];
+                if !peer.services.contains(&need.service) {
+                    return Err(format!("no {} in our program for it", need.service.name()));
+                }
+                if need.tls && !peer.tls {
+                    return Err("no TLS in our program for it".to_owned());
+                }
+                if !peer.deflate.contains(&need.deflate) {
+                    return Err("no compression in our program for it".to_owned());
+                }
+                words.push(existing(places.peers.join(peer.name))?);
+                words.extend(["--mode".into(), need.service.name().into()]);
+            }
+        }
+        if need.deflate != Off {
+            words.extend(["--deflate".into(), need.deflate.name().into()]);
+        }
+        if need.tls {
+            words.extend(["--tls-cert".into(), existing(places.peers.join("cert.pem"))?]);
+            words.extend(["--tls-key".into(), existing(places.peers.join("key.pem"))?]);
+        }
+        Ok(words)
+    }
+}
+
+/// The path, if there is such a file; otherwise the reason that the build script left beside it.
+fn existing(path: PathBuf) -> Result<OsString, String> {
+    if path.is_file() {
+        return Ok(path.into_os_string());
+    }
+    let mut reason = path.clone().into_os_string();
+    reason.push(".failed");
+    let reason = std::fs::read_to_string(Path::new(&reason));
+    Err(match reason {
+        Ok(reason) => format!("could not be built: {}", reason.trim()),
+        Err(_) => format!("{} is missing", path.display()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use crate::batch::Content;
+
+    const PLAIN: Cell = Cell::echo(1, 20, 1, Content::Binary);
+
+    #[test]
+    fn everybody_has_a_name_and_the_baseline_comes_first() {
+        let mut names: Vec<String> = Contestant::all().iter().map(Contestant::name).collect();
+        assert_eq!(names[0], BASELINE);
+        assert!(names.contains(&"wirelane-io_uring".to_owned()));
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), Contestant::all().len());
+    }
+
+    #[test]
+    fn commands_follow_the_need_and_reasons_say_what_is_missing() {
+        let directory = std::env::temp_dir().join(format!("contestants-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        for file in ["uwebsockets", "cert.pem", "key.pem"] {
+            std::fs::write(directory.join(file), "").unwrap();
+        }
+        std::fs::write(directory.join("raw.failed"), "no compiler\n").unwrap();
+        let places = Places { examples: directory.join("examples"), peers: directory.clone() };
+        let relay = Cell { task: Task::Relay, ..PLAIN }.over_tls().deflated(Shared);
+        let words = Contestant::Peer(0).command(&relay, &places).unwrap();
+        let words: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
+        assert!(words[0].ends_with("/uwebsockets"));
+        assert_eq!(words[1..5], ["--mode", "relay", "--deflate", "shared"]);
+        assert!(words[6].ends_with("cert.pem") && words[8].ends_with("key.pem"));
+
+        let raw = Contestant::Raw { driver: "epoll" };
+        assert!(raw.command(&PLAIN, &places).unwrap_err().contains("no compiler"));
+        assert!(raw.command(&relay, &places).unwrap_err().contains("no protocol"));
+        let ours = Contestant::Wirelane { driver: "epoll" };
+        assert!(ours.command(&PLAIN, &places).unwrap_err().contains("examples/echo is missing"));
+        assert!(Contestant::Peer(1).command(&relay, &places).is_err());
+        std::fs::remove_dir_all(&directory).unwrap();
+    }
+}

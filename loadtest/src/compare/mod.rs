@@ -1,0 +1,170 @@
+//! Mode `compare`: our servers and others side by side.
+//!
+//! ```text
+//!  cells, contestants ──> measure ──> summary ──> tables, budget, JSON, CSV, plots
+//!                            │
+//!                            └── server, load (engine, fanout, connect, pace)
+//! ```
+
+pub(crate) mod budget;
+pub(crate) mod cell;
+pub(crate) mod contestant;
+pub(crate) mod measure;
+pub(crate) mod summary;
+pub(crate) mod tables;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use crate::args;
+use crate::compare::cell::Cell;
+use crate::compare::contestant::{BASELINE, Contestant, Places};
+use crate::compare::measure::{CellResult, Manner, measure};
+use crate::failure::{Context, Failure};
+use crate::process;
+use crate::progress::Progress;
+
+/// Everything that was measured.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    pub(crate) contestants: Vec<Contestant>,
+    pub(crate) results: Vec<CellResult>,
+    pub(crate) manner: Manner,
+}
+
+/// Runs the mode.
+///
+/// # Errors
+///
+/// A CPU or taskset(1) is missing, nobody was chosen, or no cell.
+pub(crate) fn run(options: &args::Compare, progress: &mut Progress) -> Result<Outcome, Failure> {
+    for cpu in [options.server_cpu, options.load_cpu] {
+        if !process::may_run_on(cpu) {
+            return Err(Failure::new(format!("CPU {cpu} is missing or not allowed")));
+        }
+    }
+    let contestants = choose(&options.who)?;
+    let cells = cells(options)?;
+    let places = places()?;
+    if options.build {
+        build(&contestants, &places)?;
+    }
+    let most = cells.iter().map(|cell| cell.connections).max().unwrap_or(1);
+    // The servers inherit the limit; the connections of all are open at the same time.
+    process::allow_descriptors(most * contestants.len())?;
+    process::pin(options.load_cpu)?;
+    let manner = Manner {
+        starts: options.starts,
+        rounds: options.rounds,
+        window: options.window,
+        server_cpu: options.server_cpu,
+    };
+    let results = measure(&contestants, &cells, &places, &manner, progress)?;
+    Ok(Outcome { contestants, results, manner })
+}
+
+/// About how long the windows of these options take, without the opening of connections.
+pub(crate) fn estimate(cells: &[Cell], contestants: usize, manner: &Manner) -> Duration {
+    manner.window * (cells.len() * contestants * manner.starts * manner.rounds) as u32
+}
+
+fn choose(who: &[String]) -> Result<Vec<Contestant>, Failure> {
+    let all = Contestant::all();
+    if who.is_empty() {
+        return Ok(all);
+    }
+    for name in who {
+        // A word without a driver means both.
+        if !all.iter().any(|contestant| is_meant(contestant, name)) {
+            let names: Vec<String> = all.iter().map(Contestant::name).collect();
+            let names = names.join(", ");
+            return Err(Failure::new(format!(
+                "--who: nobody is called '{name}'; there are {names}"
+            )));
+        }
+    }
+    let chosen = all.into_iter().filter(|contestant| {
+        contestant.name() == BASELINE || who.iter().any(|name| is_meant(contestant, name))
+    });
+    Ok(chosen.collect())
+}
+
+fn is_meant(contestant: &Contestant, word: &str) -> bool {
+    let name = contestant.name();
+    name == word
+        || name.strip_prefix(word).is_some_and(|rest| matches!(rest, "-epoll" | "-io_uring"))
+}
+
+fn cells(options: &args::Compare) -> Result<Vec<Cell>, Failure> {
+    let mut cells = match options.suite {
+        args::Suite::Budget => budget::cells(),
+        args::Suite::Default => cell::default_cells(),
+        args::Suite::Full => cell::full_cells(),
+    };
+    // A run for the page of results has the rows of the budget as well.
+    if options.suite != args::Suite::Budget {
+        for cell in budget::cells() {
+            if !cells.contains(&cell) {
+                cells.push(cell);
+            }
+        }
+    }
+    if !options.cells.is_empty() {
+        cells.retain(|cell| options.cells.iter().any(|word| cell.name().contains(word.as_str())));
+    }
+    if cells.is_empty() {
+        return Err(Failure::new("--cells: no cell has such a name"));
+    }
+    Ok(cells)
+}
+
+/// Examples are where cargo put this program, peers beside that.
+fn places() -> Result<Places, Failure> {
+    let program = std::env::current_exe().context(|| "cannot find this program")?;
+    let profile = program.parent().unwrap_or(Path::new("."));
+    let target = profile.parent().unwrap_or(profile);
+    Ok(Places { examples: profile.join("examples"), peers: target.join("peers") })
+}
+
+/// Lets the script beside the peers build what is missing. It names what it cannot build, and that
+/// is no reason to stop.
+fn build(contestants: &[Contestant], places: &Places) -> Result<(), Failure> {
+    let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("peers").join("build");
+    let mut packages: Vec<&str> = contestants.iter().filter_map(Contestant::package).collect();
+    packages.dedup();
+    packages.retain(|package| !places.peers.join(package).is_file());
+    if packages.is_empty() {
+        return Ok(());
+    }
+    eprintln!("loadtest: building {}", packages.join(", "));
+    let status = Command::new(&script)
+        .arg(&places.peers)
+        .args(&packages)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .status()
+        .context(|| format!("cannot run {}", script.display()))?;
+    if !status.success() {
+        return Err(Failure::new(format!("{} ended with {status}", script.display())));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_takes_part_always_includes_the_baseline() {
+        let names = |who: &[&str]| -> Vec<String> {
+            let who: Vec<String> = who.iter().map(|&word| word.to_owned()).collect();
+            choose(&who).unwrap().iter().map(Contestant::name).collect()
+        };
+        assert_eq!(names(&["wirelane"]), [BASELINE, "wirelane-epoll", "wirelane-io_uring"]);
+        assert_eq!(names(&["raw-epoll"]), [BASELINE, "raw-epoll"]);
+        assert!(names(&[]).len() > 5);
+        let error = choose(&["nginx".to_owned()]).unwrap_err().to_string();
+        assert!(error.contains("'nginx'") && error.contains(BASELINE), "{error}");
+    }
+}
