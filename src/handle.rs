@@ -11,6 +11,8 @@ use crate::handler::Handler;
 use crate::protocol::{CloseCode, Message};
 use crate::publish::{PreparedMessage, Publication, Published};
 use crate::shutdown::{ShutdownOptions, ShutdownReport};
+#[cfg(feature = "tls-no-provider")]
+use crate::tls::{ServerTls, TlsError};
 use crate::upgrade::Session;
 use crate::worker::adopting::{self, AnyMaker};
 use crate::worker::dialing::{NewDial, new_serial};
@@ -308,6 +310,21 @@ impl Handle {
     /// again with zero. Returns at once, and may be called from anywhere, handlers included.
     pub fn shutdown(&self, options: impl Into<ShutdownOptions>) {
         self.shared.shut_down(options);
+    }
+
+    /// Exchanges what [`ServerBuilder::tls`](crate::ServerBuilder::tls) had set: handshakes that
+    /// begin from now on get the new certificates and settings, established connections are not
+    /// touched. Sessions of before cannot be resumed: their clients make a full handshake.
+    ///
+    /// # Errors
+    ///
+    /// The settings are impossible, or the server speaks no TLS; then everything stays as it was.
+    #[cfg(feature = "tls-no-provider")]
+    pub fn reload_tls(&self, tls: impl Into<ServerTls>) -> Result<(), TlsError> {
+        let Some(acceptor) = &self.shared.tls else {
+            return Err(TlsError::Settings("the server was built without TLS".into()));
+        };
+        acceptor.replace(&tls.into())
     }
 
     /// What became of the connections that were there when the server stopped; `None` while it

@@ -94,6 +94,8 @@ pub mod client;
 pub mod docs;
 pub mod protocol;
 pub mod simd;
+#[cfg(feature = "tls-no-provider")]
+pub mod tls;
 
 mod adopt;
 mod config;
@@ -116,6 +118,8 @@ mod random;
 mod route_options;
 mod server;
 mod shutdown;
+#[cfg(not(feature = "tls-no-provider"))]
+mod tls;
 mod trust;
 mod upgrade;
 mod websocket;
@@ -129,7 +133,7 @@ pub use driver::{
     InvalidListenAddr, ListenAddr,
 };
 pub use error::{Close, CloseCause, Error, SendError};
-pub use figures::{CloseCodes, Refusals, TurnTimes};
+pub use figures::{CloseCodes, Refusals, TlsFailures, TurnTimes};
 pub use fragment::Fragment;
 pub use handle::Handle;
 pub use handler::Handler;
@@ -143,6 +147,7 @@ pub use publish::{
 pub use route_options::RouteOptions;
 pub use server::{Server, ServerBuilder};
 pub use shutdown::{ShutdownOptions, ShutdownReport};
+pub use tls::TlsFailure;
 pub use trust::ForwardedHeader;
 pub use upgrade::{Gone, Session, Upgrade, UpgradeRequest, UpgradeTicket};
 pub use websocket::{SendStatus, WebSocket};

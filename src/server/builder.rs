@@ -17,6 +17,9 @@ use crate::origins::Origins;
 use crate::protocol::Limits;
 use crate::publish::SlowSubscriber;
 use crate::route_options::RouteOptions;
+use crate::tls::Acceptor;
+#[cfg(feature = "tls-no-provider")]
+use crate::tls::ServerTls;
 use crate::trust::ForwardedHeader;
 use crate::trust::network::Peers;
 use crate::worker::mailbox::Shared;
@@ -45,6 +48,7 @@ pub struct ServerBuilder {
     /// Nobody can connect: see [`Client`](crate::client::Client).
     client_only: bool,
     on_listening: Option<OnListening>,
+    tls: Option<Acceptor>,
     /// For readiness routes, once `build` has made it.
     shared: Arc<OnceLock<Arc<Shared>>>,
     mistake: Option<Error>,
@@ -63,6 +67,7 @@ impl ServerBuilder {
             clients: Vec::new(),
             client_only: false,
             on_listening: None,
+            tls: None,
             shared: Arc::default(),
             mistake: None,
         }
@@ -215,6 +220,24 @@ impl ServerBuilder {
     /// [`origins`](Self::origins) can see. Default: any name.
     pub fn hosts(mut self, names: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.config.trust.hosts = names.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Speaks TLS on every address, and nothing else: connections are `wss` and `https`. A plain
+    /// request gets an alert, never an answer. A header of [`proxy_protocol`](Self::proxy_protocol)
+    /// comes before TLS. The handshake counts for
+    /// [`handshake_timeout`](Self::handshake_timeout); what fails is counted in
+    /// [`Stats::tls_failures`](crate::Stats::tls_failures). Certificates can be exchanged while the
+    /// server runs: [`Handle::reload_tls`](crate::Handle::reload_tls).
+    ///
+    /// An idle connection costs about 5 KiB more than without (that is what rustls keeps); a worker
+    /// has buffers of about 0.5 MiB. Default: plaintext.
+    #[cfg(feature = "tls-no-provider")]
+    pub fn tls(mut self, tls: impl Into<ServerTls>) -> Self {
+        match Acceptor::new(&tls.into()) {
+            Ok(acceptor) => self.tls = Some(acceptor),
+            Err(error) => self.blame(Error::config("tls", error.to_string())),
+        }
         self
     }
 
@@ -506,7 +529,9 @@ impl ServerBuilder {
             }
         }
         let paths = Arc::new(self.paths);
-        let shared = Arc::new(Shared::new(&self.config, Arc::clone(&paths)));
+        let mut shared = Shared::new(&self.config, Arc::clone(&paths));
+        shared.tls = self.tls;
+        let shared = Arc::new(shared);
         let _ = self.shared.set(Arc::clone(&shared));
         Ok(Server {
             mailboxes: StopMailboxes { shared: Arc::clone(&shared) },

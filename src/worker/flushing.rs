@@ -35,6 +35,9 @@ impl Core {
         if matches!(connection.phase, Phase::Gone) {
             return;
         }
+        if connection.tls.is_some() {
+            return self.flush_sealed(id);
+        }
         let Some(outgoing) = connection.outgoing.as_mut() else { return self.drained(id) };
         while outgoing.has_shared() || !outgoing.unsent().is_empty() {
             let (len, sent) = if outgoing.has_shared() {

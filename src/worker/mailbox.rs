@@ -18,10 +18,11 @@ use crate::config::Config;
 use crate::context::WorkerContext;
 use crate::driver::{AcceptedSocket, ConnectionId, Waker};
 use crate::error::SendError;
-use crate::figures::{CloseCodes, Refusals, Tables, TurnTimes, increase};
+use crate::figures::{CloseCodes, Refusals, Tables, TlsFailures, TurnTimes, increase};
 use crate::protocol::CloseCode;
 use crate::publish::PreparedMessage;
 use crate::shutdown::{ShutdownOptions, ShutdownReport};
+use crate::tls::Acceptor;
 
 /// Commands that may wait for one worker.
 const CAPACITY: usize = 65_536;
@@ -203,6 +204,8 @@ pub(crate) struct Shared {
     final_report: OnceLock<ShutdownReport>,
     /// One per worker, who is the only one to write to it.
     pub(crate) counters: Vec<Counters>,
+    /// What connections that are accepted have to speak; `None` is plaintext.
+    pub(crate) tls: Option<Acceptor>,
     /// What other threads than the workers add to [`Stats::undelivered`].
     pub(crate) undelivered: AtomicU64,
     /// What other threads than the workers add to [`Stats::publish_refused`].
@@ -230,6 +233,7 @@ impl Shared {
             report: Mutex::default(),
             final_report: OnceLock::new(),
             counters: (0..workers).map(|_| Counters::default()).collect(),
+            tls: None,
             undelivered: AtomicU64::new(0),
             publish_refused: AtomicU64::new(0),
         }
@@ -309,6 +313,8 @@ macro_rules! counters {
             /// Requests that were refused, by reason. Answers of the application with an error
             /// status are in `refused` only.
             pub refusals: Refusals,
+            /// TLS connections that failed, by reason, in the handshake or later.
+            pub tls_failures: TlsFailures,
             /// How long the turns of the workers took.
             pub turns: TurnTimes,
             $($(#[$doc])* pub $name: u64,)*
@@ -348,6 +354,7 @@ macro_rules! counters {
                     &mut stats.closes_received,
                     &mut stats.closes_sent,
                     &mut stats.refusals,
+                    &mut stats.tls_failures,
                     &mut stats.turns,
                 );
             }
@@ -371,6 +378,10 @@ counters! {
     accepted,
     /// Connections taken over with [`Handle::adopt`](crate::Handle::adopt); not in `accepted`.
     adopted,
+    /// TLS handshakes completed.
+    tls_handshakes,
+    /// Those of them that resumed an earlier session.
+    tls_resumed,
     /// Opening handshakes completed, as server and as client, those of adopted connections included.
     opened,
     /// Attempts to connect to a server, the failed ones included.

@@ -33,6 +33,7 @@ mod reading;
 mod receiving;
 pub(crate) mod route;
 pub(crate) mod schedule;
+mod secure;
 pub(crate) mod sending;
 pub(crate) mod shutdown;
 #[cfg(test)]
@@ -133,6 +134,7 @@ impl Worker {
         let timeout_ms = self.crank.timeout_ms();
         let due_ms = timeout_ms.map_or(NEVER, |ms| self.crank.core.now_ms.saturating_add(ms));
         let mut more = self.receive(timeout_ms)?;
+        self.crank.shake_hands();
         let now_ms = self.crank.core.now_ms;
         if now_ms > due_ms.saturating_add(STALL_MS) {
             // One look does not bring everything that came during a stall, and whoever has sent
@@ -206,7 +208,8 @@ impl Crank {
 
     /// How long the next wait may last.
     fn timeout_ms(&self) -> Option<u64> {
-        if !self.core.notices.is_empty() || self.core.dials.has_news() {
+        let core = &self.core;
+        if !core.notices.is_empty() || !core.handshakes.is_empty() || core.dials.has_news() {
             return Some(0);
         }
         let mut deadline = self.core.timers.next_deadline().unwrap_or(NEVER);

@@ -29,6 +29,27 @@ impl Crank {
             core.arm_timer(id);
         }
         let Some(connection) = core.table.get_mut(id) else { return };
+        if connection.tls.is_some() {
+            self.unseal(id, bytes);
+        } else {
+            self.dispatch(id, bytes);
+        }
+        // If only this connection was touched, its answers leave while they are in the cache and
+        // the peer can already work on them. Otherwise everybody is flushed at the end.
+        if self.core.dirty.len() == 1 && self.core.dirty[0] == id {
+            self.core.dirty.clear();
+            if let Some(connection) = self.core.table.get_mut(id) {
+                connection.dirty = false;
+            }
+            self.core.flush(id);
+        }
+    }
+
+    /// Gives plaintext to the stage that the connection is in.
+    #[inline]
+    pub(super) fn dispatch(&mut self, id: ConnectionId, bytes: &mut [u8]) {
+        let core = &mut self.core;
+        let Some(connection) = core.table.get_mut(id) else { return };
         match &mut connection.phase {
             Phase::Live(live) if !connection.reading_paused && !live.streams => {
                 let rest = self.feed(id, bytes);
@@ -46,15 +67,6 @@ impl Crank {
                 }
             }
             Phase::Gone => {}
-        }
-        // If only this connection was touched, its answers leave while they are in the cache and
-        // the peer can already work on them. Otherwise everybody is flushed at the end.
-        if self.core.dirty.len() == 1 && self.core.dirty[0] == id {
-            self.core.dirty.clear();
-            if let Some(connection) = self.core.table.get_mut(id) {
-                connection.dirty = false;
-            }
-            self.core.flush(id);
         }
     }
 

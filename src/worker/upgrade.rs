@@ -65,6 +65,16 @@ impl PeerAddr for Peer<'_> {
         let source = proxied.or_else(|| self.peer_addr());
         self.core.config.trust.client_ip(source.map(|addr| addr.ip()), head)
     }
+
+    fn is_secure(&self) -> bool {
+        self.core.table.get(self.id).is_some_and(|connection| connection.tls.is_some())
+    }
+
+    #[cfg(feature = "tls-no-provider")]
+    fn certificates(&self) -> Vec<&[u8]> {
+        let tls = self.core.table.get(self.id).and_then(|connection| connection.tls.as_ref());
+        tls.map_or(Vec::new(), |tls| tls.peer_certificates())
+    }
 }
 
 impl Core {
@@ -82,6 +92,14 @@ impl Core {
 }
 
 impl Crank {
+    /// Whether the next bytes of this connection belong to a PROXY header.
+    pub(super) fn expects_proxy_header(&self, id: ConnectionId) -> bool {
+        match self.core.table.get(id).map(|connection| &connection.phase) {
+            Some(Phase::Upgrade(Some(upgrading))) => upgrading.awaits_proxy_header,
+            _ => self.core.begins_with_proxy_header(id),
+        }
+    }
+
     /// Bytes of a connection whose request head is not complete.
     pub(super) fn upgrade(&mut self, id: ConnectionId, bytes: &mut [u8]) {
         let core = &mut self.core;
@@ -137,7 +155,9 @@ impl Crank {
                 upgrading.proxied = header.source;
                 let mut rest = upgrading.head.split_off(header.len);
                 upgrading.head.clear();
-                if !rest.is_empty() {
+                if !rest.is_empty() && connection.tls.is_some() {
+                    self.take_handshake(id, &rest);
+                } else if !rest.is_empty() {
                     self.upgrade(id, &mut rest);
                 }
             }

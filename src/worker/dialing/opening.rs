@@ -51,11 +51,11 @@ impl Crank {
 
     /// A way to the server is there. TLS begins here, once there is a wss that needs it.
     fn secure(&mut self, id: ConnectionId) {
-        self.shake_hands(id);
+        self.ask_for_websocket(id);
     }
 
     /// The server can be talked to: asks for a WebSocket.
-    fn shake_hands(&mut self, id: ConnectionId) {
+    fn ask_for_websocket(&mut self, id: ConnectionId) {
         let Some(plan) = self.plan_of(id) else { return };
         let nonce = match random::nonce() {
             Ok(nonce) => nonce,
