@@ -139,7 +139,7 @@ pub use handle::Handle;
 pub use handler::Handler;
 pub use http::{QueryPairs, Request, Response};
 pub use origins::Origins;
-pub use protocol::{CloseCode, Limits, Message};
+pub use protocol::{CloseCode, Deflate, DeflateParameters, Limits, Message};
 pub use publish::{
     DropReason, Dropped, PreparedMessage, Publication, Published, SlowSubscriber, SubscribeError,
     Subscription,
@@ -150,7 +150,7 @@ pub use shutdown::{ShutdownOptions, ShutdownReport};
 pub use tls::TlsFailure;
 pub use trust::ForwardedHeader;
 pub use upgrade::{Gone, Session, Upgrade, UpgradeRequest, UpgradeTicket};
-pub use websocket::{SendStatus, WebSocket};
+pub use websocket::{SendOptions, SendStatus, WebSocket};
 pub use worker::mailbox::Stats;
 
 /// The README's examples compile.

@@ -16,6 +16,7 @@ use base64::engine::general_purpose::STANDARD;
 use super::outcome::ConnectError;
 use super::url::{Endpoint, Url, split_authority};
 use crate::config::millis;
+use crate::protocol::Deflate;
 use crate::protocol::upgrade::ClientHandshake;
 use crate::random;
 
@@ -52,6 +53,7 @@ pub struct Dial {
     url: String,
     target: Option<String>,
     subprotocols: Vec<String>,
+    deflate: Deflate,
     headers: Vec<(String, String)>,
     proxy: Option<String>,
     addresses: Vec<SocketAddr>,
@@ -69,6 +71,7 @@ impl Dial {
             url: url.into(),
             target: None,
             subprotocols: Vec::new(),
+            deflate: Deflate::off(),
             headers: Vec::new(),
             proxy: None,
             addresses: Vec::new(),
@@ -90,6 +93,13 @@ impl Dial {
     /// says what it chose.
     pub fn subprotocols(mut self, names: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.subprotocols.extend(names.into_iter().map(Into::into));
+        self
+    }
+
+    /// Offers to compress messages (permessage-deflate, RFC 7692) with these settings; the server
+    /// may decline. Default [`Deflate::off`].
+    pub fn deflate(mut self, settings: Deflate) -> Self {
+        self.deflate = settings;
         self
     }
 
@@ -166,6 +176,9 @@ impl Dial {
         if url.secure {
             return invalid("to", format!("{:?}: wss needs TLS, which is not there yet", self.url));
         }
+        if let Err(problem) = self.deflate.check() {
+            return invalid("deflate", problem.into());
+        }
         let target = self.target.clone().unwrap_or(url.target);
         let (mut place, tunnel) = match (&url.endpoint, &self.proxy) {
             (Endpoint::Unix(_), Some(_)) => {
@@ -190,6 +203,7 @@ impl Dial {
             host: url.host,
             target,
             subprotocols: self.subprotocols.clone(),
+            deflate: self.deflate,
             headers: self.headers.clone(),
             resolve: self.resolve.clone(),
             connect_timeout_ms: self.connect_timeout_ms,
@@ -292,6 +306,7 @@ pub(crate) struct Plan {
     host: String,
     target: String,
     subprotocols: Vec<String>,
+    pub(crate) deflate: Deflate,
     headers: Vec<(String, String)>,
     pub(crate) resolve: Option<Resolve>,
     /// Zero is off.
@@ -340,6 +355,7 @@ impl Plan {
         let subprotocols: Vec<&str> = self.subprotocols.iter().map(String::as_str).collect();
         let headers: Vec<(&str, &str)> =
             self.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        handshake.offer_deflate(self.deflate);
         handshake.write_request(&self.host, &self.target, &subprotocols, &headers, out)
     }
 }
@@ -399,6 +415,7 @@ mod tests {
         assert_eq!(field(&dial().header("Host", "b")), "header");
         assert_eq!(field(&dial().header("A", "b\r\n")), "header");
         assert_eq!(field(&dial().target("no slash")), "header");
+        assert_eq!(field(&dial().deflate(Deflate::off().level(0))), "deflate");
         assert_eq!(field(&dial().subprotocols(["a", "a"])), "header");
         for proxy in ["socks5://a", "http://", "http://a/b", "http://a:b", "http://u%3Av:p@a"] {
             assert_eq!(field(&dial().proxy(proxy)), "proxy", "{proxy}");

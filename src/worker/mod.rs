@@ -20,6 +20,7 @@
 
 mod accepting;
 pub(crate) mod adopting;
+mod compressing;
 pub(crate) mod core;
 mod deadlines;
 pub(crate) mod dialing;

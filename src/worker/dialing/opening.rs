@@ -8,11 +8,12 @@
 //! ```
 
 use std::io;
+use std::sync::Arc;
 
 use super::super::core::after;
 use super::super::route::{Call, Outcome, Panicked};
 use super::{Crank, State};
-use crate::client::{DialError, DialId, DialResponse, DialStage};
+use crate::client::{DialError, DialId, DialResponse, DialStage, Plan};
 use crate::connection::{Dialing, Live, Phase, Stage, subprotocol};
 use crate::driver::ConnectionId;
 use crate::error::CloseCause;
@@ -34,9 +35,9 @@ impl Crank {
         }
     }
 
-    fn plan_of(&mut self, id: ConnectionId) -> Option<std::sync::Arc<crate::client::Plan>> {
+    fn plan_of(&mut self, id: ConnectionId) -> Option<Arc<Plan>> {
         let serial = self.dialing(id)?.dial;
-        Some(std::sync::Arc::clone(&self.core.dials.records.get(&serial)?.plan))
+        Some(Arc::clone(&self.core.dials.records.get(&serial)?.plan))
     }
 
     /// The socket has arrived.
@@ -191,7 +192,8 @@ impl Crank {
         let serial = dialing.dial;
         let Some(record) = self.core.dials.records.get(&serial) else { return };
         let route = record.route;
-        let Established { head_len, subprotocol } = established;
+        let (plan, Established { head_len, subprotocol, deflate }) =
+            (Arc::clone(&record.plan), established);
         let (status, headers, _) = read_answer(received, &limits).unwrap_or_default();
         let response = DialResponse { status, headers, body: Vec::new() };
         let dial = DialId { serial, worker: self.core.worker };
@@ -207,7 +209,10 @@ impl Crank {
         let limits = if streams { limits.max_message(Limits::MAXIMUM) } else { limits };
         let core = &mut self.core;
         let Some(connection) = core.table.get_mut(id) else { return };
-        let endpoint = Endpoint::client(limits, Box::new(random::masking_key));
+        let mut endpoint = Endpoint::client(limits, Box::new(random::masking_key));
+        if let Some(agreed) = deflate {
+            endpoint = endpoint.with_deflate(plan.deflate, agreed);
+        }
         connection.phase = Phase::Live(Live { endpoint, session, route, streams, client: true });
         connection.last_received_ms = core.now_ms;
         let slot = id.slot() as u32;
