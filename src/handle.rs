@@ -140,7 +140,8 @@ impl Handle {
     ///
     /// The other server must have sent the whole 101, and must not touch the socket any more.
     /// `leftover` is what it has read behind the request: the first frames, often nothing. What
-    /// must not be lost is to be there: a reader that buffers has it. `negotiated` says which route
+    /// must not be lost is to be there: a reader that buffers has it. The bytes on the socket are
+    /// WebSocket frames in the clear, whatever the server's own listeners speak. `negotiated` says which route
     /// serves the connection, and what the client was told; the origin is not checked again.
     ///
     /// The session is the one that a connection begins with by default. `on_upgrade` is not called:
@@ -148,7 +149,8 @@ impl Handle {
     ///
     /// `Ok` means that the connection has its place and the worker will be told, also of a server
     /// that does not run yet. Should the server stop in between, the client is sent 1001, or sees
-    /// the end of the connection if its worker has gone. The socket may be blocking or not; `FD_CLOEXEC` and `TCP_NODELAY` are set. Counted in
+    /// the end of the connection if its worker has gone. The socket may be
+    /// blocking or not; it gets `FD_CLOEXEC` and the TCP options that accepted ones have. Counted in
     /// [`Stats::adopted`](crate::Stats::adopted).
     ///
     /// # Errors

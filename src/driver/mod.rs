@@ -71,6 +71,7 @@ mod calls;
 #[cfg(test)]
 mod contract;
 pub(crate) mod epoll;
+pub(crate) mod inherited;
 #[cfg(test)]
 mod lab;
 pub(crate) mod listener;
@@ -82,6 +83,7 @@ pub(crate) mod token;
 pub(crate) mod uring;
 pub(crate) mod waker;
 
+pub use inherited::BoundListener;
 pub use listener::{InvalidListenAddr, ListenAddr};
 pub(crate) use memory::ReceiveMemory;
 pub use socket::ConnectedSocket;

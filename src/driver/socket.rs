@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::AcceptedSocket;
+use super::listener::TcpOptions;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 /// A connection that somebody else has accepted, for [`Handle::adopt`](crate::Handle::adopt): from
@@ -51,7 +52,7 @@ impl ConnectedSocket {
     ///
     /// `InvalidInput` if it is something else, or its peer has gone already; others of
     /// setsockopt(2).
-    pub(crate) fn prepare(&self) -> io::Result<Option<IpAddr>> {
+    pub(crate) fn prepare(&self, tcp: &TcpOptions) -> io::Result<Option<IpAddr>> {
         let invalid = |_| io::ErrorKind::InvalidInput;
         let socket = &self.0;
         let streams = socket.r#type().map_err(invalid)? == Type::STREAM;
@@ -63,7 +64,7 @@ impl ConnectedSocket {
         }
         socket.set_cloexec(true)?;
         if domain != Domain::UNIX {
-            socket.set_tcp_nodelay(true)?;
+            tcp.apply(socket)?;
         }
         Ok(peer.as_socket().map(|addr| addr.ip()))
     }

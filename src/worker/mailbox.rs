@@ -22,6 +22,7 @@ use super::topic_index::TopicIndex;
 use crate::client::resolver::Resolver;
 use crate::config::Config;
 use crate::context::WorkerContext;
+use crate::driver::listener::TcpOptions;
 use crate::driver::{AcceptedSocket, ConnectionId, Waker};
 use crate::error::SendError;
 use crate::figures::{CloseCodes, Refusals, Tables, TlsFailures, TurnTimes, increase};
@@ -195,6 +196,8 @@ pub(crate) struct Shared {
     /// Who has a place, on which worker.
     pub(crate) places: Arc<Places>,
     pub(crate) paths: Arc<Paths>,
+    /// Of sockets that come without a listener of ours.
+    pub(crate) tcp: TcpOptions,
     /// Milliseconds that the shutdown may take from the moment a worker notices; `NOT_STOPPING`
     /// until someone asks.
     pub(crate) shutdown_grace_ms: AtomicU64,
@@ -232,6 +235,7 @@ impl Shared {
             mailboxes: (0..workers).map(|_| Mailbox::default()).collect(),
             places: Arc::new(Places::new(workers, max, max_per_ip)),
             paths,
+            tcp: config.tcp_options(),
             shutdown_grace_ms: AtomicU64::new(NOT_STOPPING),
             topics: Arc::new(TopicIndex::new(workers)),
             resolver: Resolver::default(),
