@@ -114,6 +114,7 @@ mod http;
 mod origins;
 mod outgoing;
 mod publish;
+mod random;
 mod route_options;
 mod server;
 mod shutdown;

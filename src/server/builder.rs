@@ -43,6 +43,10 @@ pub struct ServerBuilder {
     cores: Option<Vec<usize>>,
     paths: Paths,
     routes: Vec<RouteFactory>,
+    /// Routes without a path, numbered behind the others.
+    clients: Vec<RouteFactory>,
+    /// Nobody can connect: see [`Client`](crate::client::Client).
+    client_only: bool,
     on_listening: Option<OnListening>,
     tls: Option<Acceptor>,
     /// For readiness routes, once `build` has made it.
@@ -60,6 +64,8 @@ impl ServerBuilder {
             cores: None,
             paths: Paths::default(),
             routes: Vec::new(),
+            clients: Vec::new(),
+            client_only: false,
             on_listening: None,
             tls: None,
             shared: Arc::default(),
@@ -145,6 +151,25 @@ impl ServerBuilder {
             }
             Err((field, problem)) => self.blame(Error::config(field, problem)),
         }
+        self
+    }
+
+    /// Adds a handler that nobody connects to and that connects to others: `make` is called once per
+    /// worker, and its [`on_start`](Handler::on_start) is the place for
+    /// [`WorkerContext::connect`](crate::WorkerContext::connect). A handler that all its connections
+    /// of a worker share; to make a single one from any thread see
+    /// [`Handle::connect`](crate::Handle::connect). For a program that only connects there is
+    /// [`Client`](crate::client::Client).
+    pub fn client<H: Handler>(mut self, make: impl Fn(usize) -> H + Send + Sync + 'static) -> Self {
+        self.clients.push(Box::new(move |worker, _slots| {
+            Box::new(RouteOf::with_capacity(make(worker), 1))
+        }));
+        self
+    }
+
+    /// Neither addresses nor paths are needed.
+    pub(crate) fn client_only(mut self) -> Self {
+        self.client_only = true;
         self
     }
 
@@ -489,10 +514,10 @@ impl ServerBuilder {
         if let Some(mistake) = self.mistake {
             return Err(mistake);
         }
-        if self.listeners.is_empty() && !self.without_listener {
+        if self.listeners.is_empty() && !self.client_only && !self.without_listener {
             return Err(Error::config("listen", "no address given; add e.g. \"127.0.0.1:9001\""));
         }
-        if self.paths.is_empty() {
+        if self.paths.is_empty() && !self.client_only {
             return Err(Error::config("websocket", "no path is served; add e.g. \"/\""));
         }
         let cores = thread::available_parallelism().map_or(1, NonZero::get);
@@ -506,6 +531,10 @@ impl ServerBuilder {
         }
         self.config.subprotocols = self.paths.subprotocols().to_vec();
         self.config.check()?;
+        self.routes.append(&mut self.clients);
+        if self.routes.len() > usize::from(u16::MAX) {
+            return Err(Error::config("client", "at most 65,535 handlers are possible"));
+        }
 
         let mut listeners: Vec<Vec<socket2::Socket>> = (0..workers).map(|_| Vec::new()).collect();
         let mut local_addrs = Vec::new();
