@@ -559,8 +559,8 @@ impl Drop for Bomb {
 fn a_page_that_fails_gets_500(driver: Driver) {
     let server = TestServer::start(driver, |server| {
         server
-            .get("/panic", |_| panic!("asked for by the test"))
-            .get("/bomb", |_| std::panic::panic_any(Bomb))
+            .get("/panic", |_| -> Response { panic!("asked for by the test") })
+            .get("/bomb", |_| -> Response { std::panic::panic_any(Bomb) })
             .get("/status", |_| Response::new(101))
             .get("/header", |_| Response::new(200).header("X", "a\r\nSet-Cookie: b"))
             .get("/name", |_| Response::new(200).header("X Y", "a"))

@@ -34,8 +34,9 @@ pub(crate) enum Command {
     SendPrepared { id: ConnectionId, message: PreparedMessage },
     /// Publish a message to this worker's subscribers of the topic.
     Publish { topic: Arc<str>, message: PreparedMessage, key: Option<u64> },
-    /// Look at the decision about an upgrade that was put off.
-    Decide { id: ConnectionId },
+    /// Look at what another thread did for the request that this connection serves: a decision
+    /// about an upgrade, an answer, a piece of its body, the end of a pause.
+    Look { id: ConnectionId },
     /// Start the close handshake.
     Close { id: ConnectionId, code: CloseCode, reason: Box<str> },
     /// Call a closure.
@@ -371,6 +372,8 @@ counters! {
     tls_resumed,
     /// Opening handshakes completed, those of adopted connections included.
     opened,
+    /// Heads of HTTP requests that arrived whole, upgrade requests included.
+    requests,
     /// Connections closed at once, because their address had `max_connections_per_ip` already.
     refused_per_ip,
     /// Requests answered with an HTTP error status.

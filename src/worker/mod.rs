@@ -6,7 +6,7 @@
 //! counters.
 //!
 //! ```text
-//!  driver --Event--> Crank --+--> upgrade (request head -> 101 or an HTTP answer)
+//!  driver --Event--> Crank --+--> http    (requests -> routes -> answers, or 101)
 //!                            +--> feed    (frames -> Endpoint -> Route -> Handler)
 //!                            +--> end     (on_close once, then Draining or Gone)
 //!                                   |
@@ -23,6 +23,7 @@ pub(crate) mod core;
 mod deadlines;
 mod ends;
 mod flushing;
+pub(crate) mod http;
 pub(crate) mod mailbox;
 pub(crate) mod paths;
 pub(crate) mod places;
@@ -41,7 +42,6 @@ mod time;
 pub(crate) mod timers;
 pub(crate) mod topic_index;
 pub(crate) mod topics;
-mod upgrade;
 
 use std::collections::VecDeque;
 use std::io;
@@ -90,6 +90,8 @@ pub(crate) struct Crank {
     woken: bool,
     /// The server stops; whoever is still there at this moment is cut.
     stop_deadline_ms: Option<u64>,
+    /// Connections whose answer had its share of this turn and is not complete.
+    pumping: Vec<ConnectionId>,
     /// Until then nobody notices that the server will stop.
     announced_until_ms: u64,
 }
@@ -114,6 +116,7 @@ impl Worker {
             waiting: VecDeque::new(),
             woken: false,
             stop_deadline_ms: None,
+            pumping: Vec::new(),
             announced_until_ms: NEVER,
         };
         crank.start_handlers();
@@ -148,6 +151,7 @@ impl Worker {
         crank.obey();
         crank.expire();
         crank.resume_all();
+        crank.pump_all();
         if !crank.core.notices.is_empty() {
             crank.notify();
         }
@@ -206,7 +210,8 @@ impl Crank {
 
     /// How long the next wait may last.
     fn timeout_ms(&self) -> Option<u64> {
-        if !self.core.notices.is_empty() || !self.core.handshakes.is_empty() {
+        let more = &self.core.handshakes;
+        if !self.core.notices.is_empty() || !more.is_empty() || !self.pumping.is_empty() {
             return Some(0);
         }
         let mut deadline = self.core.timers.next_deadline().unwrap_or(NEVER);
@@ -268,7 +273,7 @@ impl Crank {
                 Command::Publish { topic, message, key } => {
                     self.core.publish_posted(&topic, &message, key);
                 }
-                Command::Decide { id } => self.decided(id),
+                Command::Look { id } => self.look(id),
                 Command::Close { id, code, reason } => {
                     self.core.close(id, code, &reason);
                 }

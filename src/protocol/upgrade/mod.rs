@@ -66,7 +66,8 @@ mod target;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use grammar::is_token;
+pub(crate) use grammar::{is_token, is_token_char, list_elements};
+pub(crate) use response::{begin_response, check_header, push_header};
 pub(crate) use target::is_authority;
 
 pub use accept_key::AcceptKey;
@@ -77,6 +78,7 @@ pub use negotiate::{
     Subprotocols,
 };
 pub use refusal::Refusal;
+pub(crate) use request::Expectation;
 pub use request::{BodyLength, HeaderValues, Headers, HttpVersion, Request};
 pub use response::{InvalidHeader, write_http_response};
 pub use server::ServerHandshake;
