@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::driver::DriverChoice;
 use crate::error::Error;
 use crate::origins::Origins;
-use crate::protocol::Limits;
+use crate::protocol::{Deflate, Limits};
 use crate::trust::Trust;
 use crate::worker::topics::TopicConfig;
 
@@ -85,6 +85,8 @@ pub(crate) struct Config {
     pub(crate) trust: Trust,
     /// The subprotocols of all routes.
     pub(crate) subprotocols: Vec<String>,
+    /// Compression on routes that do not say otherwise.
+    pub(crate) deflate: Deflate,
 }
 
 impl Default for Config {
@@ -119,6 +121,7 @@ impl Default for Config {
             origins: Origins::same_host(),
             trust: Trust::default(),
             subprotocols: Vec::new(),
+            deflate: Deflate::off(),
         }
     }
 }
@@ -167,6 +170,9 @@ impl Config {
         if let Some(problem) = self.trust.problem_of_hosts() {
             return Err(Error::config("hosts", problem));
         }
+        if let Err(problem) = self.deflate.check() {
+            return Err(Error::config("deflate", problem));
+        }
         self.topics.check()
     }
 }
@@ -202,6 +208,8 @@ mod tests {
         assert_eq!(field(&Config { backlog: 0, ..base() }), "backlog");
         assert_eq!(field(&Config { receive_buffer: 1, ..base() }), "receive_buffer");
         assert_eq!(field(&Config { origins: Origins::list(["*"]), ..base() }), "origins");
+        let deflate = Deflate::off().level(0);
+        assert_eq!(field(&Config { deflate, ..base() }), "deflate");
         assert_eq!(field(&Config { limits: Limits::new().max_message(0), ..base() }), "limits");
     }
 

@@ -143,7 +143,7 @@ pub use http::{
 };
 pub use origins::Origins;
 pub use promise::Gone;
-pub use protocol::{CloseCode, Limits, Message};
+pub use protocol::{CloseCode, Deflate, DeflateParameters, Limits, Message};
 pub use publish::{
     DropReason, Dropped, PreparedMessage, Publication, Published, SlowSubscriber, SubscribeError,
     Subscription,
@@ -154,7 +154,7 @@ pub use shutdown::{ShutdownOptions, ShutdownReport};
 pub use tls::TlsFailure;
 pub use trust::ForwardedHeader;
 pub use upgrade::{Session, Upgrade, UpgradeRequest, UpgradeTicket};
-pub use websocket::{SendStatus, WebSocket};
+pub use websocket::{SendOptions, SendStatus, WebSocket};
 pub use worker::mailbox::Stats;
 
 /// The README's examples compile.

@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use lexopt::{Arg, Parser, ValueExt};
 use wirelane::tls::Identity;
-use wirelane::{Driver, Limits, Response, Server, ServerBuilder};
+use wirelane::{Deflate, Driver, Limits, Response, Server, ServerBuilder};
 
 const USAGE: &str = "\
 options:
   --listen ADDR               address, or unix:PATH          [127.0.0.1:9001]
   --driver auto|epoll|io_uring                               [auto]
   --workers N                 0 = one per core               [1]
-  --deflate off               compression is not there yet   [off]
+  --deflate off|shared|dedicated                             [off]
   --tls-cert FILE             certificates in PEM; speaks wss
   --tls-key FILE              its key in PEM
   --max-message BYTES                                        [16777216]
@@ -78,8 +78,9 @@ fn parse(mut parser: Parser) -> Result<Option<(ServerBuilder, &'static str)>, le
             "driver" => builder = builder.driver(value::<Driver>(&mut parser, &name)?),
             "workers" => builder = builder.workers(value(&mut parser, &name)?),
             "deflate" => match parser.value()?.string()?.as_str() {
-                "off" => {}
-                "shared" | "dedicated" => return Err("--deflate: only `off` exists yet".into()),
+                "off" => builder = builder.deflate(Deflate::off()),
+                "shared" => builder = builder.deflate(Deflate::shared()),
+                "dedicated" => builder = builder.deflate(Deflate::dedicated(15)),
                 _ => return Err("--deflate: write off, shared or dedicated".into()),
             },
             "tls-cert" => certificate = Some(PathBuf::from(parser.value()?)),

@@ -16,7 +16,7 @@ use crate::handler::Handler;
 use crate::http::files::Files;
 use crate::http::{Intake, Reply, Request, Response};
 use crate::origins::Origins;
-use crate::protocol::Limits;
+use crate::protocol::{Deflate, Limits};
 use crate::publish::SlowSubscriber;
 use crate::route_options::RouteOptions;
 use crate::tls::Acceptor;
@@ -391,6 +391,20 @@ impl ServerBuilder {
     /// are spread over them says [`accept`](Self::accept).
     pub fn workers(mut self, workers: usize) -> Self {
         self.workers = workers;
+        self
+    }
+
+    /// Compresses messages (permessage-deflate, RFC 7692) on every route whose [`RouteOptions`] do
+    /// not say otherwise, with clients that offer it. [`Deflate`] says what each mode costs in
+    /// memory and time, and when compression gives secrets away. Default [`Deflate::off`].
+    ///
+    /// ```
+    /// use wirelane::{Deflate, Server};
+    ///
+    /// let builder = Server::builder().deflate(Deflate::shared().threshold(256));
+    /// ```
+    pub fn deflate(mut self, settings: Deflate) -> Self {
+        self.config.deflate = settings;
         self
     }
 

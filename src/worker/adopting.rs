@@ -149,7 +149,8 @@ impl Crank {
             (None, None) => subprotocol::NONE,
         };
         let chosen = subprotocol.filter(|_| agreed == subprotocol::CHOSEN).map(Into::into);
-        let opening = Opening { route, session, agreed, chosen, response: Vec::new() };
+        let opening =
+            Opening { route, session, agreed, chosen, deflate: None, response: Vec::new() };
         self.open(id, opening, &mut leftover);
     }
 

@@ -24,7 +24,7 @@ use crate::error::CloseCause;
 use crate::figures::Tables;
 use crate::http::writing::DateText;
 use crate::outgoing::OutgoingPool;
-use crate::protocol::BufferPool;
+use crate::protocol::{BufferPool, DeflateParameters};
 use crate::tls::Scratch;
 
 /// How long input is discarded after our FIN, so that our Close arrives before any reset.
@@ -158,6 +158,14 @@ impl Core {
                 self.chosen_subprotocols.get(&(id.slot() as u32)).map(|name| &**name)
             }
             index => self.config.subprotocols.get(usize::from(index)).map(String::as_str),
+        }
+    }
+
+    /// The compression of a connection that some callback has in its hands.
+    pub(crate) fn deflate(&self, id: ConnectionId) -> Option<DeflateParameters> {
+        match self.table.get(id).map(|connection| &connection.phase) {
+            Some(Phase::Live(live)) => live.endpoint.deflate(),
+            _ => None,
         }
     }
 

@@ -4,9 +4,15 @@
 //! worker that owns the mailbox. A mailbox is bounded: full is an error value, never a wait.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
+
+// A mailbox is the one thing here that threads meet in without a plan: loom tries every order.
+#[cfg(loom)]
+use loom::sync::{Mutex, MutexGuard, atomic::AtomicBool};
+#[cfg(not(loom))]
+use std::sync::{Mutex, MutexGuard, atomic::AtomicBool};
 
 use super::adopting::Adoption;
 use super::paths::Paths;
@@ -21,6 +27,9 @@ use crate::protocol::CloseCode;
 use crate::publish::PreparedMessage;
 use crate::shutdown::{ShutdownOptions, ShutdownReport};
 use crate::tls::Acceptor;
+
+#[cfg(all(test, loom))]
+mod interleavings;
 
 /// Commands that may wait for one worker.
 const CAPACITY: usize = 65_536;
@@ -426,7 +435,7 @@ counters! {
     accept_pauses,
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 

@@ -19,6 +19,7 @@
 
 mod accepting;
 pub(crate) mod adopting;
+mod compressing;
 pub(crate) mod core;
 mod deadlines;
 mod ends;

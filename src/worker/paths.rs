@@ -7,6 +7,7 @@ use std::ops::Range;
 use crate::http::router::{Parameters, Router};
 use crate::http::{Intake, Reply, Request};
 use crate::origins::Origins;
+use crate::protocol::Deflate;
 use crate::protocol::upgrade::is_token;
 use crate::route_options::RouteOptions;
 
@@ -48,6 +49,8 @@ pub(crate) struct WebSocketRoute {
     pub(crate) origins: Option<Origins>,
     /// Its part of [`Paths::subprotocols`].
     pub(crate) subprotocols: Range<u16>,
+    /// In place of the server's, if set.
+    pub(crate) deflate: Option<Deflate>,
 }
 
 /// All paths of a server, shared by its workers.
@@ -105,6 +108,7 @@ impl Paths {
         entry.websocket = Some(route);
         self.websockets.push(WebSocketRoute {
             origins: options.origins,
+            deflate: options.deflate,
             // Not more than the maximum above.
             subprotocols: first as u16..self.subprotocols.len() as u16,
         });

@@ -11,7 +11,7 @@ use crate::connection::Phase;
 use crate::driver::ConnectionId;
 use crate::error::{CloseCause, SendError};
 use crate::protocol::{CloseCode, Message, frame};
-use crate::websocket::SendStatus;
+use crate::websocket::{SendOptions, SendStatus};
 
 /// Payloads from here on are offered to the kernel where they lie, together with the batch so
 /// far, instead of being copied into it, if they are the last of their turn.
@@ -36,11 +36,25 @@ impl Core {
         id: ConnectionId,
         message: Message<'_>,
     ) -> Result<SendStatus, SendError> {
+        self.send_with(id, message, SendOptions::new())
+    }
+
+    /// The same with options of the application.
+    #[inline]
+    pub(crate) fn send_with(
+        &mut self,
+        id: ConnectionId,
+        message: Message<'_>,
+        options: SendOptions,
+    ) -> Result<SendStatus, SendError> {
         let len = message.len();
         let Some(connection) = self.table.get_mut(id) else { return Err(SendError::Gone) };
         let Phase::Live(live) = &mut connection.phase else { return Err(SendError::Gone) };
         if !live.endpoint.is_open() {
             return Err(SendError::Gone);
+        }
+        if options.compresses(&live.endpoint, len) {
+            return self.send_compressed(id, message);
         }
         let outgoing = connection.outgoing.get_or_insert_with(|| self.outgoing.take());
         let unsent = outgoing.unsent_len();

@@ -58,6 +58,7 @@ mod client;
 mod grammar;
 mod head;
 mod negotiate;
+mod permessage_deflate;
 mod refusal;
 mod request;
 mod response;

@@ -18,7 +18,7 @@ use crate::http::response::Response;
 use crate::http::writing::Manner;
 use crate::promise::Pending;
 use crate::protocol::upgrade::{self, Expectation, Refusal, ServerHandshake};
-use crate::protocol::{Endpoint, Limits};
+use crate::protocol::{Deflate, DeflateParameters, Endpoint, Limits};
 use crate::upgrade::UpgradeRequest;
 use crate::worker::core::after;
 use crate::worker::paths::{Page, Responsible};
@@ -43,6 +43,8 @@ pub(in crate::worker) struct Opening {
     pub(in crate::worker) agreed: u16,
     /// The name, if that is `CHOSEN`.
     pub(in crate::worker) chosen: Option<Box<str>>,
+    /// Compression as it was agreed on, with the settings of this side.
+    pub(in crate::worker) deflate: Option<(Deflate, DeflateParameters)>,
     /// Empty if somebody else has sent it.
     pub(in crate::worker) response: Vec<u8>,
 }
@@ -284,6 +286,11 @@ impl Crank {
         let name = choice.as_deref().or(names.get(usize::from(agreed)).map(String::as_str));
         let headers: Vec<(&str, &str)> =
             headers.iter().map(|(name, value)| (name.as_ref(), value.as_ref())).collect();
+        let settings = match self.routes[usize::from(route)].streams() {
+            true => Deflate::off(),
+            false => self.paths.websocket(route).deflate.unwrap_or(self.core.config.deflate),
+        };
+        let handshake = handshake.with_deflate(&settings);
         let mut response = Vec::with_capacity(192);
         if let Err(error) = handshake.write_response(name, &headers, &mut response) {
             log::error!("an upgrade was accepted with an impossible answer: {error}");
@@ -293,12 +300,13 @@ impl Crank {
             return Answer::Rejected(Response::failed());
         }
         let chosen = choice.filter(|_| agreed == subprotocol::CHOSEN).map(|name| name.into());
-        Answer::Upgrade(Opening { route, session, agreed, chosen, response })
+        let deflate = handshake.deflate().map(|agreed| (settings, agreed));
+        Answer::Upgrade(Opening { route, session, agreed, chosen, deflate, response })
     }
 
     /// The opening handshake succeeded: the connection is open from here on.
     pub(in crate::worker) fn open(&mut self, id: ConnectionId, opening: Opening, rest: &mut [u8]) {
-        let Opening { route, session, agreed, chosen, response } = opening;
+        let Opening { route, session, agreed, chosen, deflate, response } = opening;
         let core = &mut self.core;
         let Some(connection) = core.table.get_mut(id) else { return };
         let streams = self.routes[usize::from(route)].streams();
@@ -307,7 +315,10 @@ impl Crank {
             true => core.config.limits.max_message(Limits::MAXIMUM),
             false => core.config.limits,
         };
-        let endpoint = Endpoint::server(limits);
+        let mut endpoint = Endpoint::server(limits);
+        if let Some((settings, agreed)) = deflate {
+            endpoint = endpoint.with_deflate(settings, agreed);
+        }
         connection.phase = Phase::Live(Live { endpoint, session, route, streams });
         connection.deadline_ms = NEVER;
         // The decision may have taken longer than the idle timeout.
