@@ -120,12 +120,12 @@ impl Crank {
         if !http.is_busy() && !http.input.is_empty() {
             let mut input = std::mem::take(&mut http.input);
             let used = self.consume(id, &mut input);
-            if let Some(http) = self.core.http_mut(id) {
-                if used < input.len() {
-                    input.drain(..used);
-                    http.input = input;
-                }
-                // Otherwise the buffer is dropped: a connection that idles keeps none.
+            // Otherwise the buffer is dropped: a connection that idles keeps none.
+            if used < input.len()
+                && let Some(http) = self.core.http_mut(id)
+            {
+                input.drain(..used);
+                http.input = input;
             }
         }
         self.settle_http(id);
