@@ -115,6 +115,7 @@ mod origins;
 mod outgoing;
 mod promise;
 mod publish;
+mod random;
 mod route_options;
 mod server;
 mod shutdown;
@@ -129,8 +130,8 @@ pub use adopt::{AdoptError, Negotiated, NotAdopted};
 pub use config::Accept;
 pub use context::{TimerError, TimerId, WorkerContext};
 pub use driver::{
-    ConnectedSocket, ConnectionId, DriverChoice as Driver, InvalidDriverChoice as InvalidDriver,
-    InvalidListenAddr, ListenAddr,
+    BoundListener, ConnectedSocket, ConnectionId, DriverChoice as Driver,
+    InvalidDriverChoice as InvalidDriver, InvalidListenAddr, ListenAddr,
 };
 pub use error::{Close, CloseCause, Error, SendError};
 pub use figures::{CloseCodes, Refusals, TlsFailures, TurnTimes};

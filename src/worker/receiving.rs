@@ -59,6 +59,7 @@ impl Crank {
             }
             Phase::Live(_) => self.take_input(id, bytes),
             Phase::Http(_) => self.http(id, bytes),
+            Phase::Dialing(_) => self.dialing_received(id, bytes),
             Phase::Draining { discarded, .. } => {
                 *discarded += bytes.len();
                 if *discarded > LINGER_BYTES {
@@ -152,7 +153,7 @@ impl Crank {
         let live = match &connection.phase {
             Phase::Live(live) => live,
             Phase::Http(_) => return self.http_writable(id),
-            Phase::Draining { .. } | Phase::Gone => return,
+            Phase::Dialing(_) | Phase::Draining { .. } | Phase::Gone => return,
         };
         let (route, session) = (usize::from(live.route), live.session);
         if connection.unsent_len() > low_water {

@@ -127,6 +127,7 @@ impl Crank {
                 self.waiting.clear();
                 core.driver.stop_listening();
                 self.refuse_requests(grace_ms);
+                self.give_up_dials();
             }
         }
         if spread_ms < self.core.stopping.spread_ms {

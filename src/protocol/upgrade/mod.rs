@@ -66,10 +66,12 @@ mod server;
 mod target;
 #[cfg(test)]
 mod tests;
+mod tunnel;
 
 pub(crate) use grammar::{is_token, is_token_char, list_elements};
 pub(crate) use response::{begin_response, check_header, push_header};
 pub(crate) use target::is_authority;
+pub(crate) use tunnel::{ProxyHandshake, read_answer};
 
 pub use accept_key::AcceptKey;
 pub use client::{ClientHandshake, Established, HandshakeError};

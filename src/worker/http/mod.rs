@@ -388,7 +388,7 @@ impl Crank {
         let core = &mut self.core;
         let deadline_ms = core.drain_deadline();
         let Some(connection) = core.table.get_mut(id) else { return };
-        connection.phase = Phase::Draining { discarded: 0, finished: false };
+        connection.phase = Phase::Draining { discarded: 0, finished: false, server_first: false };
         connection.deadline_ms = deadline_ms;
         if connection.reading_paused {
             // What still comes is read and discarded, so that the end is seen.

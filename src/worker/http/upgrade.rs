@@ -319,7 +319,7 @@ impl Crank {
         if let Some((settings, agreed)) = deflate {
             endpoint = endpoint.with_deflate(settings, agreed);
         }
-        connection.phase = Phase::Live(Live { endpoint, session, route, streams });
+        connection.phase = Phase::Live(Live { endpoint, session, route, streams, client: false });
         connection.deadline_ms = NEVER;
         // The decision may have taken longer than the idle timeout.
         connection.last_received_ms = core.now_ms;

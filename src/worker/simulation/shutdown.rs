@@ -131,7 +131,7 @@ fn assert_nobody_is_open(world: &World) {
             Phase::Http(http) => {
                 http.as_ref().is_some_and(|http| matches!(http.stage, Stage::Head))
             }
-            Phase::Draining { .. } | Phase::Gone => false,
+            Phase::Dialing(_) | Phase::Draining { .. } | Phase::Gone => false,
         };
         assert!(!open, "seed {}: {id:?} is not told of the end", world.seed);
     }
