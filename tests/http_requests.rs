@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{Answer, CLOCK_STEP, Echo, Peer, TestServer, request};
+use common::{Answer, Echo, Peer, TestServer, request};
 use wirelane::protocol::upgrade::Refusal;
 use wirelane::{Driver, Error, Response, Server, ServerBuilder};
 
@@ -410,7 +410,7 @@ fn a_request_has_its_time_and_so_has_a_body(driver: Driver) {
             peer.send(byte);
         }
         assert_eq!(peer.read_answer().status, 408);
-        assert!(start.elapsed() + CLOCK_STEP >= timeout || !first, "{:?}", start.elapsed());
+        assert!(start.elapsed() >= timeout || !first, "{:?}", start.elapsed());
     }
     assert_eq!(server.stats().refusals.count(Refusal::Timeout), 4);
 }
@@ -426,7 +426,7 @@ fn an_idle_connection_is_closed_in_time(driver: Driver) {
     let start = Instant::now();
     assert_eq!(ask(&mut peer, &get("/page")).status, 200);
     peer.expect_end();
-    assert!(start.elapsed() + CLOCK_STEP >= timeout, "{:?}", start.elapsed());
+    assert!(start.elapsed() >= timeout, "{:?}", start.elapsed());
     server.wait_for("the end", |stats| stats.connections == 0);
 }
 

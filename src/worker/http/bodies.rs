@@ -71,7 +71,7 @@ impl Crank {
         nothing_yet: bool,
     ) {
         let core = &mut self.core;
-        let deadline_ms = after(core.now_ms, core.config.body_timeout_ms);
+        let deadline_ms = after(core.soon_ms, core.config.body_timeout_ms);
         let Some(http) = core.http_entry(id) else { return };
         http.stage = Stage::Receiving(Box::new(Receiving {
             head: head.to_vec(),
@@ -96,7 +96,7 @@ impl Crank {
         let mut rest = input;
         loop {
             let core = &mut self.core;
-            let (now_ms, shared) = (core.now_ms, &core.shared);
+            let (soon_ms, shared) = (core.soon_ms, &core.shared);
             let Some(connection) = core.table.get_mut(id) else { return input.len() };
             let Phase::Http(Some(http)) = &mut connection.phase else {
                 return input.len();
@@ -121,7 +121,7 @@ impl Crank {
                     receiving.received += piece.len() as u64;
                     if receiving.received - receiving.marked >= PROGRESS {
                         receiving.marked = receiving.received;
-                        connection.deadline_ms = after(now_ms, core.config.body_timeout_ms);
+                        connection.deadline_ms = after(soon_ms, core.config.body_timeout_ms);
                     }
                     let received = receiving.received;
                     match &mut receiving.sink {

@@ -248,7 +248,7 @@ impl Crank {
     fn settle_http(&mut self, id: ConnectionId) {
         let full = self.core.must_read_first(id);
         let core = &mut self.core;
-        let (now_ms, config) = (core.now_ms, &core.config);
+        let (soon_ms, config) = (core.soon_ms, &core.config);
         let Some(connection) = core.table.get_mut(id) else { return };
         let Phase::Http(Some(http)) = &mut connection.phase else { return };
         let mut pause = http.input.len() >= MAX_HELD;
@@ -266,11 +266,11 @@ impl Crank {
                     // Who reads slowly is not idle; the write timeout watches it.
                     connection.deadline_ms = match connection.blocked {
                         true => NEVER,
-                        false => after(now_ms, config.keep_alive_timeout_ms),
+                        false => after(soon_ms, config.keep_alive_timeout_ms),
                     };
                 } else if http.answered && !http.head_began {
                     http.head_began = true;
-                    connection.deadline_ms = after(now_ms, config.handshake_timeout_ms);
+                    connection.deadline_ms = after(soon_ms, config.handshake_timeout_ms);
                 }
             }
             Stage::Receiving(receiving) => {
@@ -280,7 +280,7 @@ impl Crank {
                 } else if connection.peer_ended {
                     return core.release(id);
                 } else if connection.deadline_ms == NEVER {
-                    connection.deadline_ms = after(now_ms, config.body_timeout_ms);
+                    connection.deadline_ms = after(soon_ms, config.body_timeout_ms);
                 }
             }
             Stage::Deciding(_) | Stage::Owed(_) | Stage::Streaming(_) => {}

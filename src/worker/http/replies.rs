@@ -121,7 +121,7 @@ impl Crank {
             Some((timeout, _)) => crate::config::millis(*timeout).max(1),
             None => core.config.response_timeout_ms,
         };
-        let deadline_ms = after(core.now_ms, timeout_ms);
+        let deadline_ms = after(core.soon_ms, timeout_ms);
         let Some(http) = core.http_entry(id) else { return };
         let otherwise = otherwise.map(|(_, response)| response);
         http.stage = Stage::Owed(Box::new(Owed { waiting, otherwise, manner }));

@@ -207,7 +207,7 @@ impl Crank {
     /// The application has put the decision off: the connection waits for it.
     fn wait(&mut self, id: ConnectionId, route: u16, pending: Box<dyn Pending>, head: &[u8]) {
         let core = &mut self.core;
-        let deadline_ms = after(core.now_ms, core.config.upgrade_timeout_ms);
+        let deadline_ms = after(core.soon_ms, core.config.upgrade_timeout_ms);
         let Some(http) = core.http_entry(id) else { return };
         // On a new connection the deadline of the handshake counts, too.
         let first = !http.answered;
@@ -322,7 +322,7 @@ impl Crank {
         connection.phase = Phase::Live(Live { endpoint, session, route, streams, client: false });
         connection.deadline_ms = NEVER;
         // The decision may have taken longer than the idle timeout.
-        connection.last_received_ms = core.now_ms;
+        connection.last_received_ms = core.soon_ms;
         connection.subprotocol = agreed;
         if let Some(name) = chosen {
             core.chosen_subprotocols.insert(id.slot() as u32, name);
