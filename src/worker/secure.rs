@@ -223,7 +223,7 @@ impl Crank {
         match connection.phase {
             // Nobody reads it any more, so nobody deciphers it.
             Phase::Draining { .. } | Phase::Gone => return self.dispatch(id, bytes),
-            Phase::Upgrade(_) | Phase::Dialing(_) | Phase::Live(_) => {}
+            Phase::Http(_) | Phase::Dialing(_) | Phase::Live(_) => {}
         }
         if tls.is_open() {
             return self.decipher(id, bytes);
@@ -354,7 +354,7 @@ impl Crank {
                 let close = Close { code: 1006, reason: "", cause: CloseCause::Tls };
                 self.finish(id, close, After::Drain);
             }
-            Phase::Upgrade(_) => {
+            Phase::Http(_) => {
                 connection.phase =
                     Phase::Draining { discarded: 0, finished: false, server_first: false };
                 connection.deadline_ms = deadline_ms;
