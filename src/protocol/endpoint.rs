@@ -418,9 +418,16 @@ impl Endpoint {
     #[inline]
     fn write_frame(&mut self, fin: bool, opcode: Opcode, payload: &[u8], out: &mut Vec<u8>) {
         out.reserve(MAX_HEADER_LEN + payload.len());
-        // The usual case, spelt out: a server's short frame.
-        if let (Role::Server, len @ 0..=125) = (&self.role, payload.len()) {
-            out.extend_from_slice(&[u8::from(fin) << 7 | opcode as u8, len as u8]);
+        if matches!(self.role, Role::Server) {
+            // The usual cases, spelt out.
+            let first = u8::from(fin) << 7 | opcode as u8;
+            match payload.len() {
+                len @ 0..=125 => out.extend_from_slice(&[first, len as u8]),
+                len @ 126..=0xFFFF => {
+                    out.extend_from_slice(&[first, 126, (len >> 8) as u8, len as u8]);
+                }
+                len => out.extend_from_slice(&encode_header(fin, false, opcode, len as u64, None)),
+            }
             out.extend_from_slice(payload);
             return;
         }

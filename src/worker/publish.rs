@@ -328,6 +328,7 @@ impl Core {
         key: LatestKey,
         frame: &mut Frame<'_>,
     ) -> Queued {
+        self.look_again = true;
         let refused = |reason| Queued::Refused { reason, replaced: false };
         let max_backpressure = self.config.max_backpressure;
         if self.table.get(id).is_some_and(|connection| !connection.blocked) {

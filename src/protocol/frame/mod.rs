@@ -10,4 +10,5 @@ mod header;
 pub use encoder::{EncodedHeader, encode_header};
 pub use header::{FrameHeader, Opcode};
 
-pub(super) use header::{FirstByte, MAX_HEADER_LEN, RSV1, RSV2, RSV3, SecondByte};
+pub(crate) use header::MAX_HEADER_LEN;
+pub(super) use header::{FirstByte, RSV1, RSV2, RSV3, SecondByte};
