@@ -121,6 +121,8 @@ pub enum CloseCause {
     Ended,
     /// The socket failed, most often by a reset.
     Io(io::ErrorKind),
+    /// The peer broke TLS: a record was forged or damaged, or it sent a fatal alert.
+    Tls,
     /// Nothing came from the peer for `idle_timeout`.
     IdleTimeout,
     /// The peer did not answer a ping within `pong_timeout`, nor sent anything else.
@@ -145,6 +147,7 @@ impl fmt::Display for CloseCause {
             Self::Protocol(error) => return write!(f, "protocol error: {error}"),
             Self::Ended => "ended by the peer without a close handshake",
             Self::Io(kind) => return write!(f, "the socket failed: {kind}"),
+            Self::Tls => "the peer broke TLS",
             Self::IdleTimeout => "idle timeout",
             Self::PongTimeout => "pong timeout",
             Self::WriteTimeout => "write timeout",

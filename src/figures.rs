@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::protocol::upgrade::Refusal;
+use crate::tls::TlsFailure;
 
 /// The codes 1000 to 1015 (RFC 6455 7.4.1) singly, then 3000 to 3999 and 4000 to 4999.
 const CODES: usize = 18;
@@ -17,6 +18,8 @@ const CODES: usize = 18;
 const BUCKETS: usize = 24;
 
 const REFUSALS: usize = Refusal::ALL.len();
+
+const TLS_FAILURES: usize = TlsFailure::ALL.len();
 
 /// How often each close code came or went; part of [`Stats`](crate::Stats).
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
@@ -84,6 +87,33 @@ impl fmt::Debug for Refusals {
     }
 }
 
+/// How often TLS connections failed for each [`TlsFailure`]; part of [`Stats`](crate::Stats).
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub struct TlsFailures([u64; TLS_FAILURES]);
+
+impl TlsFailures {
+    /// Connections that failed for this reason.
+    pub fn count(&self, failure: TlsFailure) -> u64 {
+        self.0.get(failure as usize).copied().unwrap_or(0)
+    }
+
+    /// Every reason that came up, with its count. [`TlsFailure::reason`] names it for metrics.
+    pub fn iter(&self) -> impl Iterator<Item = (TlsFailure, u64)> + '_ {
+        TlsFailure::ALL.into_iter().zip(self.0).filter(|(_, count)| *count != 0)
+    }
+
+    /// All together.
+    pub fn total(&self) -> u64 {
+        self.0.iter().sum()
+    }
+}
+
+impl fmt::Debug for TlsFailures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.iter().map(|(why, count)| (why.reason(), count))).finish()
+    }
+}
+
 /// How long turns took, from the end of the wait to the next one: the time for which a connection
 /// may have to wait for the others of its worker. Part of [`Stats`](crate::Stats).
 ///
@@ -132,6 +162,7 @@ pub(crate) struct Tables {
     closes_received: [AtomicU64; CODES],
     closes_sent: [AtomicU64; CODES],
     refusals: [AtomicU64; REFUSALS],
+    tls_failures: [AtomicU64; TLS_FAILURES],
     turns: [AtomicU64; BUCKETS],
 }
 
@@ -141,6 +172,7 @@ impl Default for Tables {
             closes_received: [const { AtomicU64::new(0) }; CODES],
             closes_sent: [const { AtomicU64::new(0) }; CODES],
             refusals: [const { AtomicU64::new(0) }; REFUSALS],
+            tls_failures: [const { AtomicU64::new(0) }; TLS_FAILURES],
             turns: [const { AtomicU64::new(0) }; BUCKETS],
         }
     }
@@ -157,6 +189,10 @@ impl Tables {
 
     pub(crate) fn note_refusal(&self, refusal: Refusal) {
         note(&self.refusals, Some(refusal as usize));
+    }
+
+    pub(crate) fn note_tls_failure(&self, failure: TlsFailure) {
+        note(&self.tls_failures, Some(failure as usize));
     }
 
     /// How often that was the reason.
@@ -176,11 +212,13 @@ impl Tables {
         closes_received: &mut CloseCodes,
         closes_sent: &mut CloseCodes,
         refusals: &mut Refusals,
+        tls_failures: &mut TlsFailures,
         turns: &mut TurnTimes,
     ) {
         add(&mut closes_received.0, &self.closes_received);
         add(&mut closes_sent.0, &self.closes_sent);
         add(&mut refusals.0, &self.refusals);
+        add(&mut tls_failures.0, &self.tls_failures);
         add(&mut turns.0, &self.turns);
     }
 }
@@ -209,7 +247,8 @@ mod tests {
 
     fn read(tables: &Tables) -> (CloseCodes, CloseCodes, Refusals, TurnTimes) {
         let mut sums = <(CloseCodes, CloseCodes, Refusals, TurnTimes)>::default();
-        tables.add_to(&mut sums.0, &mut sums.1, &mut sums.2, &mut sums.3);
+        let mut tls_failures = TlsFailures::default();
+        tables.add_to(&mut sums.0, &mut sums.1, &mut sums.2, &mut tls_failures, &mut sums.3);
         sums
     }
 
@@ -225,6 +264,21 @@ mod tests {
         assert_eq!(refusals.count(Refusal::NotFound), 1);
         assert_eq!(refusals.iter().count(), 2);
         assert_eq!(format!("{refusals:?}"), r#"{"not_found": 1, "http_version": 1}"#);
+    }
+
+    #[test]
+    fn every_tls_failure_has_its_place_and_its_name() {
+        for (place, failure) in TlsFailure::ALL.into_iter().enumerate() {
+            assert_eq!(failure as usize, place, "{failure:?}");
+        }
+        let tables = Tables::default();
+        tables.note_tls_failure(TlsFailure::Internal);
+        tables.note_tls_failure(TlsFailure::NotTls);
+        let (mut sums, mut failures) =
+            (<(CloseCodes, CloseCodes, Refusals, TurnTimes)>::default(), TlsFailures::default());
+        tables.add_to(&mut sums.0, &mut sums.1, &mut sums.2, &mut failures, &mut sums.3);
+        assert_eq!((failures.count(TlsFailure::NotTls), failures.total()), (1, 2));
+        assert_eq!(format!("{failures:?}"), r#"{"not_tls": 1, "internal": 1}"#);
     }
 
     #[test]

@@ -2,12 +2,17 @@
 
 use std::sync::Arc;
 
+use crate::adopt::{Negotiated, NotAdopted};
 use crate::context::WorkerContext;
-use crate::driver::ConnectionId;
+use crate::driver::{ConnectedSocket, ConnectionId};
 use crate::error::SendError;
 use crate::protocol::{CloseCode, Message};
 use crate::publish::{PreparedMessage, Publication, Published};
 use crate::shutdown::{ShutdownOptions, ShutdownReport};
+#[cfg(feature = "tls-no-provider")]
+use crate::tls::{ServerTls, TlsError};
+use crate::upgrade::Session;
+use crate::worker::adopting::{self, AnyMaker};
 use crate::worker::mailbox::{Command, Job, Shared, Stats};
 use crate::worker::publish::{post_prepared, publish_from_outside};
 use crate::worker::sending::post_message;
@@ -124,6 +129,70 @@ impl Handle {
         mailbox.post(Command::Close { id, code, reason: reason.into() })
     }
 
+    /// Takes over a connection that another server has accepted and upgraded: one that serves
+    /// HTTP on the same port, say (see the example `axum_handover`). It goes to the worker with
+    /// the fewest connections and is an open WebSocket there, like any other: `on_open` is called,
+    /// then come the frames.
+    ///
+    /// The other server must have sent the whole 101, and must not touch the socket any more.
+    /// `leftover` is what it has read behind the request: the first frames, often nothing. What
+    /// must not be lost is to be there: a reader that buffers has it. `negotiated` says which route
+    /// serves the connection, and what the client was told; the origin is not checked again.
+    ///
+    /// The session is the one that a connection begins with by default. `on_upgrade` is not called:
+    /// there is no request. For other sessions see [`adopt_with`](Self::adopt_with).
+    ///
+    /// `Ok` means that the connection has its place and the worker will be told, also of a server
+    /// that does not run yet. Should the server stop in between, the client is sent 1001, or sees
+    /// the end of the connection if its worker has gone. The socket may be blocking or not; `FD_CLOEXEC` and `TCP_NODELAY` are set. Counted in
+    /// [`Stats::adopted`](crate::Stats::adopted).
+    ///
+    /// # Errors
+    ///
+    /// [`NotAdopted`] says why and has the socket. Nothing was sent on it.
+    pub fn adopt(
+        &self,
+        socket: impl Into<ConnectedSocket>,
+        leftover: impl Into<Vec<u8>>,
+        negotiated: Negotiated,
+    ) -> Result<(), NotAdopted> {
+        adopting::post(&self.shared, socket.into(), leftover.into(), negotiated, None)
+    }
+
+    /// [`adopt`](Self::adopt) with a session: `session` makes it, on the thread of the worker, so
+    /// the session itself need not be `Send`. A panic in it gives the client 1011.
+    ///
+    /// ```no_run
+    /// use std::net::TcpStream;
+    /// use wirelane::{Handle, Negotiated, NotAdopted, Session};
+    ///
+    /// struct Player {
+    ///     name: String,
+    /// }
+    ///
+    /// impl Session for Player {}
+    ///
+    /// // The route "/game" has a handler with sessions of this type.
+    /// fn welcome(handle: &Handle, stream: TcpStream, name: String) -> Result<(), NotAdopted> {
+    ///     handle.adopt_with(stream, [], Negotiated::new("/game"), move || Player { name })
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`adopt`](Self::adopt), and [`AdoptError::WrongSession`](crate::AdoptError::WrongSession)
+    /// if the route has sessions of another type than `S`.
+    pub fn adopt_with<S: Session>(
+        &self,
+        socket: impl Into<ConnectedSocket>,
+        leftover: impl Into<Vec<u8>>,
+        negotiated: Negotiated,
+        session: impl FnOnce() -> S + Send + 'static,
+    ) -> Result<(), NotAdopted> {
+        let maker = Some(AnyMaker::new(session));
+        adopting::post(&self.shared, socket.into(), leftover.into(), negotiated, maker)
+    }
+
     /// Calls a closure on the thread of a worker, from 0, between two turns of its connections:
     /// the way to do several things at once, or to reach what only that thread may touch. Costs
     /// one allocation. A panic in it is counted in [`Stats::handler_panics`] and stops nothing.
@@ -197,6 +266,21 @@ impl Handle {
     /// again with zero. Returns at once, and may be called from anywhere, handlers included.
     pub fn shutdown(&self, options: impl Into<ShutdownOptions>) {
         self.shared.shut_down(options);
+    }
+
+    /// Exchanges what [`ServerBuilder::tls`](crate::ServerBuilder::tls) had set: handshakes that
+    /// begin from now on get the new certificates and settings, established connections are not
+    /// touched. Sessions of before cannot be resumed: their clients make a full handshake.
+    ///
+    /// # Errors
+    ///
+    /// The settings are impossible, or the server speaks no TLS; then everything stays as it was.
+    #[cfg(feature = "tls-no-provider")]
+    pub fn reload_tls(&self, tls: impl Into<ServerTls>) -> Result<(), TlsError> {
+        let Some(acceptor) = &self.shared.tls else {
+            return Err(TlsError::Settings("the server was built without TLS".into()));
+        };
+        acceptor.replace(&tls.into())
     }
 
     /// What became of the connections that were there when the server stopped; `None` while it

@@ -91,9 +91,13 @@
 #![warn(missing_docs)]
 
 pub mod client;
+pub mod docs;
 pub mod protocol;
 pub mod simd;
+#[cfg(feature = "tls-no-provider")]
+pub mod tls;
 
+mod adopt;
 mod config;
 mod connection;
 mod context;
@@ -113,19 +117,22 @@ mod publish;
 mod route_options;
 mod server;
 mod shutdown;
+#[cfg(not(feature = "tls-no-provider"))]
+mod tls;
 mod trust;
 mod upgrade;
 mod websocket;
 mod worker;
 
+pub use adopt::{AdoptError, Negotiated, NotAdopted};
 pub use config::Accept;
 pub use context::{TimerError, TimerId, WorkerContext};
 pub use driver::{
-    ConnectionId, DriverChoice as Driver, InvalidDriverChoice as InvalidDriver, InvalidListenAddr,
-    ListenAddr,
+    ConnectedSocket, ConnectionId, DriverChoice as Driver, InvalidDriverChoice as InvalidDriver,
+    InvalidListenAddr, ListenAddr,
 };
 pub use error::{Close, CloseCause, Error, SendError};
-pub use figures::{CloseCodes, Refusals, TurnTimes};
+pub use figures::{CloseCodes, Refusals, TlsFailures, TurnTimes};
 pub use fragment::Fragment;
 pub use handle::Handle;
 pub use handler::Handler;
@@ -139,6 +146,7 @@ pub use publish::{
 pub use route_options::RouteOptions;
 pub use server::{Server, ServerBuilder};
 pub use shutdown::{ShutdownOptions, ShutdownReport};
+pub use tls::TlsFailure;
 pub use trust::ForwardedHeader;
 pub use upgrade::{Gone, Session, Upgrade, UpgradeRequest, UpgradeTicket};
 pub use websocket::{SendStatus, WebSocket};

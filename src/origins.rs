@@ -38,7 +38,8 @@ type Check = dyn Fn(&UpgradeRequest<'_>) -> bool + Send + Sync;
 
 impl Origins {
     /// Pages of the host and port that the request itself was made to, over HTTP or HTTPS, and
-    /// requests without an Origin. The default.
+    /// requests without an Origin. The default. Requests over TLS to this server must come from
+    /// pages that came over TLS, too.
     ///
     /// Behind a proxy this needs the proxy to pass Host on unchanged.
     pub fn same_host() -> Self {
@@ -89,7 +90,7 @@ impl Origins {
         let Some(site) = Site::parse(origin) else { return false };
         match &self.policy {
             Policy::List(sites) => sites.iter().any(|other| Site::parse(other) == Some(site)),
-            _ => request.host().is_some_and(|host| site.is_served_at(host)),
+            _ => request.host().is_some_and(|host| site.is_served_at(host, request.is_secure())),
         }
     }
 }
@@ -127,9 +128,13 @@ impl<'a> Site<'a> {
 
     /// Whether this is the site at an address as Host has it. Host does not say the scheme: a
     /// port that it leaves out is that of whatever scheme the page was loaded with, which a proxy
-    /// in front may have changed.
-    fn is_served_at(&self, host: &str) -> bool {
+    /// in front may have changed. But over TLS it is known, and a page that came without, which
+    /// anybody on the way can have written, is not of the same site (RFC 6454 5).
+    fn is_served_at(&self, host: &str, secure: bool) -> bool {
         let Some(default) = default_port(self.scheme) else { return false };
+        if secure && default != 443 {
+            return false;
+        }
         split_authority(host).is_some_and(|(host, port)| {
             host.eq_ignore_ascii_case(self.host) && Some(port.unwrap_or(default)) == self.port
         })
@@ -178,7 +183,22 @@ mod tests {
     use super::*;
 
     fn same_host(origin: &str, host: &str) -> bool {
-        Site::parse(origin).is_some_and(|site| site.is_served_at(host))
+        Site::parse(origin).is_some_and(|site| site.is_served_at(host, false))
+    }
+
+    #[test]
+    fn over_tls_the_page_came_over_tls_too() {
+        for (origin, host, expected) in [
+            ("https://example.com", "example.com", true),
+            ("https://example.com", "example.com:443", true),
+            ("https://example.com:8443", "example.com:8443", true),
+            ("http://example.com", "example.com", false),
+            ("http://example.com:8443", "example.com:8443", false),
+            ("http://example.com:443", "example.com", false),
+        ] {
+            let site = Site::parse(origin).expect("a site");
+            assert_eq!(site.is_served_at(host, true), expected, "{origin} {host}");
+        }
     }
 
     #[test]

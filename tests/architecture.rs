@@ -63,6 +63,12 @@ fn only_the_drivers_know_a_descriptor() {
 }
 
 #[test]
+fn only_one_folder_knows_rustls() {
+    none(offenders("src", &["rustls::"], &["src/tls/"]));
+    none(offenders("src/tls", &["std::net", "std::time", "crate::driver", "crate::worker"], &[]));
+}
+
+#[test]
 fn only_drivers_and_kernels_are_unsafe() {
     let words = ["unsafe {", "unsafe fn", "unsafe impl", "allow(unsafe_code)"];
     none(offenders("src", &words, &["src/driver/", "src/simd/"]));

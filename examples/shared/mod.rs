@@ -1,11 +1,13 @@
 //! What the example servers have in common: their command line, `/healthz`, and signals.
 
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
 use std::time::Duration;
 
 use lexopt::{Arg, Parser, ValueExt};
+use wirelane::tls::Identity;
 use wirelane::{Driver, Limits, Response, Server, ServerBuilder};
 
 const USAGE: &str = "\
@@ -14,6 +16,8 @@ options:
   --driver auto|epoll|io_uring                               [auto]
   --workers N                 0 = one per core               [1]
   --deflate off               compression is not there yet   [off]
+  --tls-cert FILE             certificates in PEM; speaks wss
+  --tls-key FILE              its key in PEM
   --max-message BYTES                                        [16777216]
   --max-backpressure BYTES                                   [16777216]
   --handshake-timeout-ms N    0 = off                        [10000]
@@ -28,8 +32,8 @@ const GRACE: Duration = Duration::from_secs(3);
 /// Runs an example: status 2 for wrong arguments, 1 for a server that cannot start, 0 after
 /// SIGTERM or SIGINT.
 pub(crate) fn run(serve: impl FnOnce(ServerBuilder) -> ServerBuilder) -> ExitCode {
-    let builder = match parse(Parser::from_env()) {
-        Ok(Some(builder)) => builder,
+    let (builder, scheme) = match parse(Parser::from_env()) {
+        Ok(Some(parsed)) => parsed,
         Ok(None) => {
             print!("{USAGE}");
             return ExitCode::SUCCESS;
@@ -40,7 +44,7 @@ pub(crate) fn run(serve: impl FnOnce(ServerBuilder) -> ServerBuilder) -> ExitCod
         }
     };
     let builder = builder.get("/healthz", |_request| Response::text("ok\n"));
-    match start(serve(builder)) {
+    match start(serve(builder), scheme) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error @ wirelane::Error::Config { .. }) => {
             eprintln!("{error}\n\n{USAGE}");
@@ -53,11 +57,13 @@ pub(crate) fn run(serve: impl FnOnce(ServerBuilder) -> ServerBuilder) -> ExitCod
     }
 }
 
-fn parse(mut parser: Parser) -> Result<Option<ServerBuilder>, lexopt::Error> {
+/// The server, and the scheme of its URL; `None` if only help is wanted.
+fn parse(mut parser: Parser) -> Result<Option<(ServerBuilder, &'static str)>, lexopt::Error> {
     let mut builder = Server::builder();
     let mut listen = String::from("127.0.0.1:9001");
     let mut max_message = 16 * 1024 * 1024;
     let mut max_backpressure = 16 * 1024 * 1024;
+    let (mut certificate, mut key) = (None, None);
     while let Some(arg) = parser.next()? {
         let Arg::Long(name) = arg else {
             if matches!(arg, Arg::Short('h')) {
@@ -76,7 +82,8 @@ fn parse(mut parser: Parser) -> Result<Option<ServerBuilder>, lexopt::Error> {
                 "shared" | "dedicated" => return Err("--deflate: only `off` exists yet".into()),
                 _ => return Err("--deflate: write off, shared or dedicated".into()),
             },
-            "tls-cert" | "tls-key" => return Err("TLS does not exist yet".into()),
+            "tls-cert" => certificate = Some(PathBuf::from(parser.value()?)),
+            "tls-key" => key = Some(PathBuf::from(parser.value()?)),
             "max-message" => max_message = value(&mut parser, &name)?,
             "max-backpressure" => max_backpressure = value(&mut parser, &name)?,
             "handshake-timeout-ms" => {
@@ -87,9 +94,20 @@ fn parse(mut parser: Parser) -> Result<Option<ServerBuilder>, lexopt::Error> {
             name => return Err(Arg::Long(name).unexpected()),
         }
     }
+    let scheme = match (certificate, key) {
+        (None, None) => "ws",
+        (Some(certificate), Some(key)) => {
+            let identity = Identity::from_files(certificate, key)
+                .map_err(|error| format!("--tls-cert, --tls-key: {error}"))?;
+            builder = builder.tls(identity);
+            "wss"
+        }
+        _ => return Err("--tls-cert and --tls-key need each other".into()),
+    };
     // Conformance suites cut 4 MiB into 64-byte fragments and a final empty one.
     let limits = Limits::new().max_message(max_message).max_fragments(131_072);
-    Ok(Some(builder.listen(listen).limits(limits).max_backpressure(max_backpressure)))
+    let builder = builder.listen(listen).limits(limits).max_backpressure(max_backpressure);
+    Ok(Some((builder, scheme)))
 }
 
 /// The value of an option; an error names both.
@@ -105,11 +123,11 @@ fn millis(parser: &mut Parser, name: &str) -> Result<Duration, lexopt::Error> {
     Ok(Duration::from_millis(value(parser, name)?))
 }
 
-fn start(builder: ServerBuilder) -> Result<(), wirelane::Error> {
+fn start(builder: ServerBuilder, scheme: &'static str) -> Result<(), wirelane::Error> {
     let server = builder
-        .on_listening(|addrs| {
+        .on_listening(move |addrs| {
             let mut stdout = std::io::stdout();
-            let _ = writeln!(stdout, "listening on ws://{}/", addrs[0]);
+            let _ = writeln!(stdout, "listening on {scheme}://{}/", addrs[0]);
             let _ = stdout.flush();
         })
         .build()?;

@@ -8,36 +8,40 @@ use std::time::Duration;
 use lexopt::prelude::*;
 
 use crate::batch::Content;
-use crate::target::Target;
+use crate::target::{Manner, Speech, Target};
 
 /// Shown for `--help`, and after each complaint about the arguments.
 pub(crate) const USAGE: &str = "\
 loadtest MODE --url URL [options]
 
-URL: ws://HOST[:PORT][/TARGET], unix:PATH or ws+unix:PATH[:/TARGET]
+URL: ws:// or wss:// HOST[:PORT][/TARGET], unix:PATH, ws+unix:PATH[:/TARGET],
+or tcp://HOST:PORT for a server that returns bytes as they are
 
 Modes
   echo      closed loop: each connection keeps --depth messages in flight
+  latency   open loop: --rate messages per second, whatever the server does
   broadcast one connection sends --depth messages at a time, all receive them
   relay     one connection sends --depth messages at a time, all others receive them
-  latency   open loop: --rate messages per second, whatever the server does
   connect   opening handshakes per second
   idle      server memory per open connection (needs --server-pid)
   compare   our servers and others side by side, in turn
   matrix    the echo example on epoll and io_uring over a grid of cells
 
-Every mode except compare and matrix
+Every mode with a URL
   --url URL            the server
   --pin CPU            run the load generator on this CPU
   --server-pid PID     read CPU time, memory and context switches of the server
+  --ca FILE            believe these certificates only (wss; default: any)
+  --resume             resume TLS sessions (default: every handshake is a full one)
+  --deflate            permessage-deflate: messages are compressed once, before the start
 echo, broadcast, relay
   --connections N      open connections (default 32, at most 20000)
   --size BYTES         payload of a message (default 1024)
   --depth N            messages in flight per connection (default 1)
   --duration TIME      measured window, such as 5s or 500ms (default 5s)
   --warmup TIME        not measured, before the window (default 1s)
-  --text | --binary | --utf8
-                       ASCII text (default), binary, text of 1- to 4-byte characters
+  --text | --binary | --utf8 | --content text|binary|utf8|json
+                       ASCII text (default), binary, text of 1- to 4-byte characters, JSON
   --verify             compare every byte that comes back, not only length and ends
   --syscalls           one more second with perf or strace: system calls per message
   --strace             the same, with strace even if perf works
@@ -45,28 +49,16 @@ latency
   --rate N             messages per second on all connections together
   --connections N      open connections, which send in turn (default 64)
   --size BYTES         payload of a message (default 20)
-  --duration, --warmup, --text, --binary, --utf8, --verify as above
+  --duration, --warmup, --content, --verify as above
 connect
   --concurrency N      handshakes under way at once (default 32)
   --duration, --warmup as above
   --abrupt             reset the connection instead of a close handshake
 idle
-  --connections N      as above
+  --connections LIST   open connections (default 32); several numbers are reached one by one
   --concurrency N      handshakes under way at once (default 32)
-  --echo BYTES         one echo of so many bytes on each connection before it idles
+  --echo BYTES         one echo of so many bytes on each connection, then memory is read again
   --hold TIME          wait before memory is read (default 1s)
-matrix
-  --server PATH        the echo example (default: examples/echo beside this program)
-  --drivers A,B        (default epoll,io_uring; the ratio is B/A)
-  --connections LIST   (default 1,32,256,2000)
-  --sizes LIST         (default 20,1024,16384)
-  --depths LIST        (default 1,8)
-  --rounds N           (default 3)
-  --duration, --warmup of one run (default 2s and 500ms)
-  --text | --binary | --utf8
-  --server-cpu CPU     (default 0)
-  --load-cpu CPU       (default 1)
-  --markdown FILE      also writes the table there
 compare
   (default)            a sensible choice of cells, with the rows of the budget
   --budget             the rows of the budget only
@@ -78,9 +70,26 @@ compare
   --rounds N           windows of each server and cell after a start (default 8)
   --window TIME        length of a window (default 150ms; latency: five times that)
   --no-build           take the peers as they are, build none
-  --server-cpu, --load-cpu, --markdown as above
-Output
+  --peers DIR          where they are (default: target/peers)
+  --examples DIR       where ours are (default: examples/ beside this program)
+  --save DIR           also writes DIR/DATE.md, .json, .csv and plots
+  --server-cpu CPU, --load-cpu CPU, --markdown FILE as below
+matrix
+  --server PATH        the echo example (default: examples/echo beside this program)
+  --drivers A,B        (default epoll,io_uring; the ratio is B/A)
+  --connections LIST   (default 1,32,256,2000)
+  --sizes LIST         (default 20,1024,16384)
+  --depths LIST        (default 1,8)
+  --rounds N           (default 3)
+  --duration, --warmup of one run (default 2s and 500ms)
+  --content as above
+  --server-cpu CPU     (default 0)
+  --load-cpu CPU       (default 1)
+  --markdown FILE      also writes the table there
+Output of every mode
   --json FILE          also writes the figures there
+  --csv FILE           the same as comma-separated values
+  --plot FILE.svg      draws them
   --quiet              no progress line and no table
   --help
 ";
@@ -115,9 +124,11 @@ pub(crate) struct Subject {
 }
 
 /// Where the figures go.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Output {
     pub(crate) json: Option<PathBuf>,
+    pub(crate) csv: Option<PathBuf>,
+    pub(crate) plot: Option<PathBuf>,
     pub(crate) quiet: bool,
 }
 
@@ -198,7 +209,8 @@ pub(crate) struct Connect {
 pub(crate) struct Idle {
     pub(crate) subject: Subject,
     pub(crate) output: Output,
-    pub(crate) connections: usize,
+    /// In ascending order.
+    pub(crate) connections: Vec<usize>,
     pub(crate) concurrency: usize,
     pub(crate) echo: Option<usize>,
     pub(crate) content: Content,
@@ -247,6 +259,11 @@ pub(crate) struct Compare {
     pub(crate) server_cpu: usize,
     pub(crate) load_cpu: usize,
     pub(crate) markdown: Option<PathBuf>,
+    /// A directory for the results of this run, beside those of others.
+    pub(crate) save: Option<PathBuf>,
+    /// Where our examples are, and the peers, if not where cargo and the build script put them.
+    pub(crate) examples: Option<PathBuf>,
+    pub(crate) peers: Option<PathBuf>,
 }
 
 /// A complaint about the arguments; the program prints it with [`USAGE`] and ends with status 2.
@@ -288,8 +305,8 @@ pub(crate) fn parse(
     while let Some(argument) = parser.next()? {
         let name = match argument {
             Short('h') | Long("help") => return Ok(Command::Help),
-            Long(name) if accepted.contains(&name) => name.to_owned(),
-            Long(name) if ALL_OPTIONS.iter().any(|options| options.contains(&name)) => {
+            Long(name) if has(accepted, name) => name.to_owned(),
+            Long(name) if has(ALL_GROUPS, name) => {
                 return Err(UsageError(format!("mode {mode} has no option --{name}")));
             }
             other => return Err(other.unexpected().into()),
@@ -308,101 +325,36 @@ pub(crate) fn parse(
     }
 }
 
-const ECHO_OPTIONS: &[&str] = &[
-    "url",
-    "pin",
-    "server-pid",
-    "json",
-    "quiet",
-    "connections",
-    "size",
-    "depth",
-    "duration",
-    "warmup",
-    "text",
-    "binary",
-    "utf8",
-    "verify",
-    "syscalls",
-    "strace",
-];
-const LATENCY_OPTIONS: &[&str] = &[
-    "url",
-    "pin",
-    "server-pid",
-    "json",
-    "quiet",
-    "connections",
-    "size",
-    "rate",
-    "duration",
-    "warmup",
-    "text",
-    "binary",
-    "utf8",
-    "verify",
-];
-const CONNECT_OPTIONS: &[&str] =
-    &["url", "pin", "server-pid", "json", "quiet", "concurrency", "duration", "warmup", "abrupt"];
-const IDLE_OPTIONS: &[&str] = &[
-    "url",
-    "pin",
-    "server-pid",
-    "json",
-    "quiet",
-    "connections",
-    "concurrency",
-    "echo",
-    "hold",
-    "text",
-    "binary",
-    "utf8",
-];
-const MATRIX_OPTIONS: &[&str] = &[
-    "json",
-    "quiet",
-    "server",
-    "drivers",
-    "connections",
-    "sizes",
-    "depths",
-    "rounds",
-    "duration",
-    "warmup",
-    "text",
-    "binary",
-    "utf8",
-    "server-cpu",
-    "load-cpu",
-    "markdown",
-];
-const COMPARE_OPTIONS: &[&str] = &[
-    "json",
-    "quiet",
-    "budget",
-    "full",
-    "quick",
-    "cells",
-    "who",
-    "starts",
-    "rounds",
-    "window",
-    "no-build",
-    "server-cpu",
-    "load-cpu",
-    "markdown",
-];
-const ALL_OPTIONS: [&[&str]; 6] =
-    [ECHO_OPTIONS, LATENCY_OPTIONS, CONNECT_OPTIONS, IDLE_OPTIONS, MATRIX_OPTIONS, COMPARE_OPTIONS];
+fn has(groups: &[&[&str]], name: &str) -> bool {
+    groups.iter().any(|group| group.contains(&name))
+}
 
-fn options_of(mode: &str) -> Option<&'static [&'static str]> {
+/// Options by what they are about; a mode has several groups.
+const SUBJECT: &[&str] = &["url", "pin", "server-pid", "ca", "resume"];
+const OUTPUT: &[&str] = &["json", "csv", "plot", "quiet"];
+const CONTENT: &[&str] = &["text", "binary", "utf8", "content"];
+const WINDOW: &[&str] = &["duration", "warmup"];
+const ECHO: &[&str] = &["connections", "size", "depth", "verify", "syscalls", "strace", "deflate"];
+const LATENCY: &[&str] = &["connections", "size", "rate", "verify", "deflate"];
+const CONNECT: &[&str] = &["concurrency", "abrupt", "deflate"];
+const IDLE: &[&str] = &["connections", "concurrency", "echo", "hold", "deflate"];
+const SERVERS: &[&str] = &["server-cpu", "load-cpu", "markdown", "rounds"];
+const MATRIX: &[&str] = &["server", "drivers", "connections", "sizes", "depths"];
+const COMPARE: &[&str] = &[
+    "budget", "full", "quick", "cells", "who", "starts", "window", "no-build", "save", "examples",
+    "peers",
+];
+const ALL_GROUPS: &[&[&str]] =
+    &[SUBJECT, OUTPUT, CONTENT, WINDOW, ECHO, LATENCY, CONNECT, IDLE, SERVERS, MATRIX, COMPARE];
+
+fn options_of(mode: &str) -> Option<&'static [&'static [&'static str]]> {
     match mode {
-        "echo" | "broadcast" | "relay" => Some(ECHO_OPTIONS),
-        "latency" => Some(LATENCY_OPTIONS),
-        "connect" => Some(CONNECT_OPTIONS),
-        "idle" => Some(IDLE_OPTIONS),
-        "matrix" => Some(MATRIX_OPTIONS),
-        "compare" => Some(COMPARE_OPTIONS),
+        "echo" | "broadcast" | "relay" => Some(&[SUBJECT, OUTPUT, CONTENT, WINDOW, ECHO]),
+        "latency" => Some(&[SUBJECT, OUTPUT, CONTENT, WINDOW, LATENCY]),
+        "connect" => Some(&[SUBJECT, OUTPUT, WINDOW, CONNECT]),
+        "idle" => Some(&[SUBJECT, OUTPUT, CONTENT, IDLE]),
+        "matrix" => Some(&[OUTPUT, CONTENT, WINDOW, SERVERS, MATRIX]),
+        "compare" => Some(&[OUTPUT, SERVERS, COMPARE]),
         _ => None,
     }
 }
@@ -413,7 +365,10 @@ struct Given {
     url: Option<Target>,
     pin: Option<usize>,
     server_pid: Option<u32>,
+    manner: Manner,
     json: Option<PathBuf>,
+    csv: Option<PathBuf>,
+    plot: Option<PathBuf>,
     quiet: bool,
     connections: Option<Vec<usize>>,
     sizes: Option<Vec<usize>>,
@@ -443,6 +398,9 @@ struct Given {
     starts: Option<usize>,
     window: Option<Duration>,
     no_build: bool,
+    save: Option<PathBuf>,
+    examples: Option<PathBuf>,
+    peers: Option<PathBuf>,
 }
 
 impl Given {
@@ -454,7 +412,12 @@ impl Given {
             }
             "pin" => self.pin = Some(parser.value()?.parse()?),
             "server-pid" => self.server_pid = Some(parser.value()?.parse()?),
+            "ca" => self.manner.ca = Some(parser.value()?.into()),
+            "resume" => self.manner.resume = true,
+            "deflate" => self.manner.deflate = true,
             "json" => self.json = Some(parser.value()?.into()),
+            "csv" => self.csv = Some(parser.value()?.into()),
+            "plot" => self.plot = Some(parser.value()?.into()),
             "quiet" => self.quiet = true,
             "connections" => self.connections = Some(list(name, &parser.value()?.string()?)?),
             "size" | "sizes" => self.sizes = Some(list(name, &parser.value()?.string()?)?),
@@ -462,6 +425,12 @@ impl Given {
             "text" => self.content = Some(Content::Ascii),
             "binary" => self.content = Some(Content::Binary),
             "utf8" => self.content = Some(Content::MixedUtf8),
+            "content" => {
+                let name = parser.value()?.string()?;
+                self.content = Some(Content::named(&name).ok_or_else(|| {
+                    UsageError(format!("--content takes text, binary, utf8 or json, not '{name}'"))
+                })?);
+            }
             "duration" => self.duration = Some(duration(name, &parser.value()?.string()?)?),
             "warmup" => self.warmup = Some(duration(name, &parser.value()?.string()?)?),
             "hold" => self.hold = Some(duration(name, &parser.value()?.string()?)?),
@@ -485,6 +454,9 @@ impl Given {
             "who" => self.who = words(&parser.value()?.string()?),
             "starts" => self.starts = Some(parser.value()?.parse()?),
             "window" => self.window = Some(duration(name, &parser.value()?.string()?)?),
+            "save" => self.save = Some(parser.value()?.into()),
+            "examples" => self.examples = Some(parser.value()?.into()),
+            "peers" => self.peers = Some(parser.value()?.into()),
             "no-build" => self.no_build = true,
             other => return Err(UsageError(format!("unknown option --{other}"))),
         }
@@ -492,11 +464,25 @@ impl Given {
     }
 
     fn output(&mut self) -> Output {
-        Output { json: self.json.take(), quiet: self.quiet }
+        Output {
+            json: self.json.take(),
+            csv: self.csv.take(),
+            plot: self.plot.take(),
+            quiet: self.quiet,
+        }
     }
 
     fn subject(&mut self) -> Result<Subject, UsageError> {
         let target = self.url.take().ok_or_else(|| UsageError("--url is missing".to_owned()))?;
+        let manner = std::mem::take(&mut self.manner);
+        let tls = target.speech() == Speech::Tls;
+        if !tls && (manner.ca.is_some() || manner.resume) {
+            return Err(UsageError("--ca and --resume need a URL with wss".to_owned()));
+        }
+        if manner.deflate && target.speech() == Speech::Raw {
+            return Err(UsageError("--deflate needs a WebSocket server".to_owned()));
+        }
+        let target = target.spoken_to(manner);
         Ok(Subject { target, pin: self.pin, server_pid: self.server_pid })
     }
 
@@ -575,8 +561,12 @@ impl Given {
     }
 
     fn into_idle(mut self) -> Result<Idle, UsageError> {
-        let connections = single("connections", self.connections.take(), 32)?;
-        check_cell(connections, self.echo.unwrap_or(0), 1)?;
+        let mut connections = self.connections.take().unwrap_or_else(|| vec![32]);
+        for &connections in &connections {
+            check_cell(connections, self.echo.unwrap_or(0), 1)?;
+        }
+        connections.sort_unstable();
+        connections.dedup();
         let concurrency = self.concurrency.unwrap_or(32);
         check_range("concurrency", concurrency, 1, MAX_CONNECTIONS)?;
         let subject = self.subject()?;
@@ -624,6 +614,9 @@ impl Given {
             server_cpu: self.server_cpu.unwrap_or(0),
             load_cpu: self.load_cpu.unwrap_or(1),
             markdown: self.markdown.take(),
+            save: self.save.take(),
+            examples: self.examples.take(),
+            peers: self.peers.take(),
         })
     }
 
@@ -773,6 +766,7 @@ mod tests {
         assert!(connect.abrupt && connect.concurrency == 3);
         let line = "idle --url ws://h:1/ --connections 9 --echo 100 --server-pid 1 --hold 2m";
         let Ok(Command::Idle(idle)) = parse_line(line) else { panic!("refused") };
+        assert_eq!(idle.connections, [9]);
         assert_eq!((idle.echo, idle.hold), (Some(100), Duration::from_secs(120)));
         let Ok(Command::Matrix(matrix)) = parse_line("matrix --depths 1,4 --drivers a,b") else {
             panic!("refused")
@@ -801,6 +795,10 @@ mod tests {
         assert!(complaint("idle --url ws://h/").contains("--server-pid"));
         assert!(complaint("matrix --drivers epoll").contains("two names"));
         assert!(complaint("latency --url ws://h/").contains("--rate"));
+        assert!(complaint("echo --url ws://h/ --ca a.pem").contains("wss"));
+        assert!(complaint("echo --url tcp://h:1/ --deflate").contains("--deflate"));
+        assert!(complaint("echo --url ws://h/ --content xml").contains("'xml'"));
+        assert!(complaint("connect --url ws://h/ --content json").contains("no option --content"));
         assert!(complaint("latency --url ws://h/ --rate 0").contains("between 1"));
         assert!(complaint("latency --url ws://h/ --rate NaN").contains("between 1"));
     }

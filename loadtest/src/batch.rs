@@ -6,6 +6,7 @@
 //! fresh keys to protect intermediaries from scripts in browsers, and a load generator is neither
 //! run in a browser nor meant to spend its time on masking. This never reads a socket.
 
+use crate::deflate;
 use crate::failure::{Context, Failure};
 use crate::process::random;
 use crate::target::{Speech, Target};
@@ -32,6 +33,12 @@ impl Content {
             Self::Json => "json",
             Self::MixedUtf8 => "utf8",
         }
+    }
+
+    /// The content with this [`Content::name`].
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        let all = [Self::Ascii, Self::Binary, Self::Json, Self::MixedUtf8];
+        all.into_iter().find(|content| content.name() == name)
     }
 
     /// RFC 6455 5.2: 1 denotes a text frame, 2 a binary frame.
@@ -112,6 +119,8 @@ fn mixed(slot: usize, size: usize) -> Vec<u8> {
 pub(crate) enum Wire {
     /// In frames masked with this key.
     Masked([u8; 4]),
+    /// Compressed each for itself (RFC 7692), in frames masked with this key.
+    Deflated([u8; 4]),
     /// In frames that are not masked, for a server that returns bytes as they are.
     AsReplies,
 }
@@ -129,6 +138,7 @@ pub(crate) struct Batch {
     payloads: Vec<u8>,
     reply_header: ([u8; MAX_HEADER], usize),
     masking_key: [u8; 4],
+    deflated: bool,
 }
 
 /// RFC 6455 5.2: two bytes and at most eight of length; servers do not mask.
@@ -159,7 +169,8 @@ impl Batch {
         let wire = match target.speech() {
             Speech::Raw => Wire::AsReplies,
             Speech::Plain | Speech::Tls => {
-                Wire::Masked(random().context(|| "cannot read random bytes")?)
+                let key = random().context(|| "cannot read random bytes")?;
+                if target.manner().deflate { Wire::Deflated(key) } else { Wire::Masked(key) }
             }
         };
         Ok(Self::prepare(content, size, depth, wire))
@@ -169,9 +180,16 @@ impl Batch {
     pub(crate) fn prepare(content: Content, size: usize, depth: usize, wire: Wire) -> Self {
         let mut frames = Vec::new();
         let mut payloads = Vec::with_capacity(size * depth);
+        let mut compressed_len = None;
         for slot in 0..depth {
-            let payload = content.payload(slot, size);
+            let mut payload = content.payload(slot, size);
             match wire {
+                Wire::Deflated(key) => {
+                    let (chosen, compressed) = of_one_length(content, slot, size, compressed_len);
+                    compressed_len = Some(compressed.len());
+                    payload = chosen;
+                    append_masked(content.opcode() | RSV1, &compressed, key, &mut frames);
+                }
                 Wire::Masked(key) => append_masked(content.opcode(), &payload, key, &mut frames),
                 Wire::AsReplies => {
                     append_header(content.opcode(), size, 0, &mut frames);
@@ -190,10 +208,21 @@ impl Batch {
         reply_header[..header.len()].copy_from_slice(&header);
         let reply_header = (reply_header, header.len());
         let masking_key = match wire {
-            Wire::Masked(key) => key,
+            Wire::Masked(key) | Wire::Deflated(key) => key,
             Wire::AsReplies => [0; 4],
         };
-        Self { content, size, depth, frame_len, frames, payloads, reply_header, masking_key }
+        let deflated = matches!(wire, Wire::Deflated(_));
+        Self {
+            content,
+            size,
+            depth,
+            frame_len,
+            frames,
+            payloads,
+            reply_header,
+            masking_key,
+            deflated,
+        }
     }
 
     /// Messages in the batch.
@@ -239,10 +268,43 @@ impl Batch {
         self.masking_key
     }
 
+    /// Whether replies may be compressed.
+    pub(crate) fn is_deflated(&self) -> bool {
+        self.deflated
+    }
+
     /// Opcode of every message.
     pub(crate) fn opcode(&self) -> u8 {
         self.content.opcode()
     }
+}
+
+/// RFC 7692 6: the first reserved bit marks a compressed message.
+const RSV1: u8 = 0x40;
+
+/// A payload for a slot whose compressed form has the length wanted, so that every frame of the
+/// batch is as long as the others: others of the same kind are tried until one has it.
+fn of_one_length(
+    content: Content,
+    slot: usize,
+    size: usize,
+    wanted: Option<usize>,
+) -> (Vec<u8>, Vec<u8>) {
+    /// More slots than this repeat the first ones.
+    const DISTINCT: usize = 64;
+    const TRIES: usize = 200;
+    let make = |number: usize| {
+        let payload = content.payload(number, size);
+        let compressed = deflate::compress(&payload);
+        (payload, compressed)
+    };
+    let slot = slot % DISTINCT;
+    let Some(wanted) = wanted else { return make(slot) };
+    (0..TRIES)
+        .map(|attempt| make(slot + attempt * DISTINCT))
+        .find(|(_, compressed)| compressed.len() == wanted)
+        // The first of all has the length.
+        .unwrap_or_else(|| make(0))
 }
 
 /// Appends one whole masked frame.
@@ -316,6 +378,27 @@ mod tests {
             let mut unmasked_header = expected_header.to_vec();
             unmasked_header[1] &= 0x7f;
             assert_eq!(batch.reply_header(), unmasked_header);
+        }
+    }
+
+    #[test]
+    fn compressed_frames_are_of_one_length_and_inflate_to_the_payloads() {
+        for (content, size) in
+            [(Content::Json, 1024), (Content::MixedUtf8, 300), (Content::Ascii, 0)]
+        {
+            let batch = Batch::prepare(content, size, 8, Wire::Deflated(KEY));
+            assert!(batch.is_deflated());
+            assert_eq!(batch.ring_len(), batch.frame_len() * 8);
+            for slot in 0..8 {
+                let frame = batch.bytes(slot * batch.frame_len(), batch.frame_len());
+                assert_eq!(frame[0], 0x80 | RSV1 | content.opcode());
+                let header = if frame[1] & 0x7f == 126 { 8 } else { 6 };
+                let compressed: Vec<u8> =
+                    frame[header..].iter().enumerate().map(|(i, b)| b ^ KEY[i % 4]).collect();
+                let mut inflater = deflate::Inflater::new();
+                assert!(inflater.add(&compressed, size));
+                assert_eq!(inflater.finish(size).as_deref(), Some(batch.payload(slot)));
+            }
         }
     }
 

@@ -1,17 +1,21 @@
 //! Opening connections: an address in, sockets after the opening handshake out (RFC 6455 4.1).
 
 use std::io::{Read, Write};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mio::{Events, Poll, Token};
+use rustls::ClientConfig;
 use wirelane::protocol::Limits;
 use wirelane::protocol::upgrade::ClientHandshake;
 
+use crate::deflate;
 use crate::failure::{Context, Failure};
 use crate::process::random;
 use crate::progress::Progress;
 use crate::socket::{Socket, Transfer, transfer};
 use crate::target::{Address, Speech, Target};
+use crate::tls;
 
 /// A server that finishes no handshake for so long is considered dead.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -29,6 +33,7 @@ pub(crate) struct Dialer<'t> {
     target: &'t Target,
     address: Address,
     limits: Limits,
+    tls: Option<Arc<ClientConfig>>,
     /// RFC 6455 4.1 wants a nonce per connection; the first is random and the others count on.
     nonce: u128,
 }
@@ -36,11 +41,16 @@ pub(crate) struct Dialer<'t> {
 impl<'t> Dialer<'t> {
     /// # Errors
     ///
-    /// The name of the server is unknown.
+    /// The name of the server is unknown, or the file of believed certificates cannot be read.
     pub(crate) fn new(target: &'t Target) -> Result<Self, Failure> {
         let nonce = random().context(|| "cannot read random bytes")?;
         let nonce = u128::from_ne_bytes(nonce);
-        Ok(Self { target, address: target.resolve()?, limits: Limits::new(), nonce })
+        let manner = target.manner();
+        let tls = match target.speech() {
+            Speech::Tls => Some(tls::config(manner.ca.as_deref(), manner.resume)?),
+            Speech::Plain | Speech::Raw => None,
+        };
+        Ok(Self { target, address: target.resolve()?, limits: Limits::new(), tls, nonce })
     }
 
     /// Starts to connect and registers the socket under `token`.
@@ -58,13 +68,20 @@ impl<'t> Dialer<'t> {
                 handshake
                     .write_request(self.target.host(), self.target.path(), &[], &[], &mut request)
                     .context(|| "cannot ask for this URL")?;
+                if self.target.manner().deflate {
+                    offer_extension(deflate::OFFER, &mut request);
+                }
                 Some(handshake)
             }
         };
         let mut socket = Socket::connect(&self.address)?;
+        if let Some(config) = &self.tls {
+            socket = socket.over_tls(config, self.target.name())?;
+        }
         socket.register(poll.registry(), token).context(|| "cannot poll a socket")?;
         let head = Vec::new();
-        Ok(Dial { socket, handshake, request, written: 0, connected: false, head })
+        let deflate = self.target.manner().deflate;
+        Ok(Dial { socket, handshake, request, written: 0, connected: false, head, deflate })
     }
 
     /// Opens `count` connections under the tokens from 0 on, at most `concurrency` at a time.
@@ -135,6 +152,8 @@ pub(crate) struct Dial {
     connected: bool,
     /// What the server sent so far; after the handshake, what followed the response's head.
     head: Vec<u8>,
+    /// Whether the server has to accept permessage-deflate.
+    deflate: bool,
 }
 
 /// A connection in state OPEN (RFC 6455 4.1).
@@ -172,11 +191,27 @@ impl Dial {
                 Transfer::Some(len) => len,
             };
             self.head.extend_from_slice(&bytes[..len]);
+            // The head without the answer to our offer is what the library's handshake checks.
+            let mut accepted = false;
+            let mut head_len = self.head.len();
+            let mut plain = None;
+            if self.deflate
+                && let Some(end) = self.head.windows(4).position(|bytes| bytes == b"\r\n\r\n")
+            {
+                head_len = end + 4;
+                let (head, extension) = without_extensions(&self.head[..head_len]);
+                accepted = extension.trim_start().starts_with("permessage-deflate");
+                plain = Some(head);
+            }
             let established = handshake
-                .read_response(&self.head, limits)
+                .read_response(plain.as_deref().unwrap_or(&self.head), limits)
                 .context(|| "opening handshake failed")?;
             if let Some(established) = established {
-                self.head.drain(..established.head_len);
+                if self.deflate && !accepted {
+                    return Err(Failure::new("the server does not accept permessage-deflate"));
+                }
+                let len = if self.deflate { head_len } else { established.head_len };
+                self.head.drain(..len);
                 return Ok(true);
             }
         }
@@ -190,5 +225,43 @@ impl Dial {
     /// Hands the socket over after [`Dialer::advance`] returned true.
     pub(crate) fn into_opened(self) -> Opened {
         Opened { socket: self.socket, leftover: self.head }
+    }
+}
+
+/// Adds `Sec-WebSocket-Extensions` (RFC 6455 9.1) to a whole request head.
+fn offer_extension(offer: &str, request: &mut Vec<u8>) {
+    // The empty line that ends the head comes last.
+    request.truncate(request.len() - 2);
+    request.extend_from_slice(format!("Sec-WebSocket-Extensions: {offer}\r\n\r\n").as_bytes());
+}
+
+/// A response head without `Sec-WebSocket-Extensions`, and the value of that.
+fn without_extensions(head: &[u8]) -> (Vec<u8>, String) {
+    const NAME: &[u8] = b"sec-websocket-extensions:";
+    let (mut kept, mut value) = (Vec::with_capacity(head.len()), String::new());
+    for line in head.split_inclusive(|&byte| byte == b'\n') {
+        match line.split_at_checked(NAME.len()) {
+            Some((name, rest)) if name.eq_ignore_ascii_case(NAME) => {
+                value = String::from_utf8_lossy(rest).trim().to_owned();
+            }
+            _ => kept.extend_from_slice(line),
+        }
+    }
+    (kept, value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn extensions_are_offered_and_taken_out_of_the_answer() {
+        let mut request = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n".to_vec();
+        offer_extension("x; y=1", &mut request);
+        assert!(request.ends_with(b"Host: a\r\nSec-WebSocket-Extensions: x; y=1\r\n\r\n"));
+        let head = b"HTTP/1.1 101 Ok\r\nsec-websocket-Extensions: x; y=1\r\nA: b\r\n\r\n";
+        let (kept, value) = without_extensions(head);
+        assert_eq!(kept, b"HTTP/1.1 101 Ok\r\nA: b\r\n\r\n");
+        assert_eq!(value, "x; y=1");
     }
 }

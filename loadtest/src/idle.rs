@@ -7,23 +7,31 @@ use mio::Poll;
 use crate::args;
 use crate::batch::Batch;
 use crate::dial::Dialer;
-use crate::engine::Engine;
+use crate::engine::{Engine, PATIENCE};
 use crate::failure::{Context, Failure};
+use crate::plot::{Axis, Chart, Picture, Series};
 use crate::process::{self, Memory};
 use crate::progress::Progress;
+use crate::report::per_connection;
 
-/// An echo of the server, or its answer to a close, comes within this time.
-const PATIENCE: Duration = Duration::from_secs(5);
-
-/// Memory of the server at three moments.
+/// Memory of the server at its moments.
 #[derive(Debug)]
 pub(crate) struct Figures {
     /// After one connection came and went, with no connection open.
     pub(crate) before: Memory,
-    /// With all connections open and idle.
-    pub(crate) open: Memory,
+    /// With so many connections open and idle, in ascending order.
+    pub(crate) open: Vec<(usize, Memory)>,
+    /// After one echo on each of them, if asked for.
+    pub(crate) used: Option<Memory>,
     /// After all were closed again.
     pub(crate) after: Memory,
+}
+
+impl Figures {
+    /// The largest number of connections, and the memory at that moment.
+    pub(crate) fn most(&self) -> (usize, Memory) {
+        self.open.last().copied().unwrap_or((0, self.before))
+    }
 }
 
 /// Runs the mode.
@@ -38,30 +46,82 @@ pub(crate) fn run(options: &args::Idle, progress: &mut Progress) -> Result<Figur
     if let Some(cpu) = subject.pin {
         process::pin(cpu)?;
     }
-    process::allow_descriptors(options.connections)?;
+    process::allow_descriptors(options.connections.iter().copied().max().unwrap_or(1))?;
     let size = options.echo.unwrap_or(0);
     let batch = Batch::for_target(&subject.target, options.content, size, 1)?;
     let mut dialer = Dialer::new(&subject.target)?;
 
     // The first connection makes a server allocate what all later ones share.
-    open(&mut dialer, 1, options, &batch, progress)?.close(PATIENCE)?;
+    let mut first = open(&mut dialer, 1, options, &batch, progress)?;
+    if options.echo.is_some() {
+        exchange(&mut first)?;
+    }
+    first.close(PATIENCE)?;
     std::thread::sleep(options.hold);
     let before = Memory::of(pid)?;
 
-    let mut engine = open(&mut dialer, options.connections, options, &batch, progress)?;
-    // Pings are answered meanwhile, and a connection that ends is noticed.
-    engine.run_until(Instant::now() + options.hold, |_| {
-        progress.show(|| format!("{} connections are idle", options.connections));
-    })?;
-    let open = Memory::of(pid)?;
-
-    engine.close(PATIENCE)?;
+    let mut engines: Vec<Engine<'_>> = Vec::new();
+    let (mut count, mut steps) = (0, Vec::new());
+    for &connections in &options.connections {
+        engines.push(open(&mut dialer, connections - count, options, &batch, progress)?);
+        count = connections;
+        hold(&mut engines, options.hold, || {
+            progress.show(|| format!("{connections} connections are idle"));
+        })?;
+        steps.push((connections, Memory::of(pid)?));
+    }
+    let mut used = None;
+    if options.echo.is_some() {
+        engines.iter_mut().try_for_each(exchange)?;
+        hold(&mut engines, options.hold, || {
+            progress.show(|| format!("{count} connections are idle again"));
+        })?;
+        used = Some(Memory::of(pid)?);
+    }
+    for engine in engines {
+        engine.close(PATIENCE)?;
+    }
     std::thread::sleep(options.hold);
     let after = Memory::of(pid)?;
-    Ok(Figures { before, open, after })
+    Ok(Figures { before, open: steps, used, after })
 }
 
-/// Opens connections and, if asked to, exchanges one message on each.
+/// Memory per connection by their number.
+pub(crate) fn picture(figures: &Figures) -> Picture {
+    let mut points: Vec<(f64, f64)> = Vec::new();
+    for (connections, memory) in &figures.open {
+        let bytes = per_connection(*memory, figures.before, *connections, |it| it.private_dirty);
+        points.push((*connections as f64, bytes.max(1.0)));
+    }
+    Picture::Lines(Chart {
+        title: "Private memory of the server per idle connection".to_owned(),
+        x_label: "connections".to_owned(),
+        y_label: "bytes".to_owned(),
+        x_axis: Axis::Logarithmic,
+        series: vec![Series { name: "server".to_owned(), points }],
+    })
+}
+
+/// Lets time pass. Pings are answered meanwhile, and a connection that ends is noticed.
+fn hold(engines: &mut [Engine<'_>], time: Duration, mut tick: impl FnMut()) -> Result<(), Failure> {
+    const TURN: Duration = Duration::from_millis(5);
+    let deadline = Instant::now() + time;
+    while Instant::now() < deadline {
+        for engine in &mut *engines {
+            engine.run_until(Instant::now() + TURN, |_| {})?;
+        }
+        tick();
+    }
+    Ok(())
+}
+
+/// One message and its echo on each connection.
+fn exchange(engine: &mut Engine<'_>) -> Result<(), Failure> {
+    engine.set_refilling(false);
+    engine.fill()?;
+    engine.drain(PATIENCE)
+}
+
 fn open<'b>(
     dialer: &mut Dialer<'_>,
     count: usize,
@@ -71,11 +131,5 @@ fn open<'b>(
 ) -> Result<Engine<'b>, Failure> {
     let mut poll = Poll::new().context(|| "no epoll instance")?;
     let opened = dialer.open_all(&mut poll, count, options.concurrency, progress)?;
-    let mut engine = Engine::new(poll, opened, batch, true)?;
-    if options.echo.is_some() {
-        engine.set_refilling(false);
-        engine.fill()?;
-        engine.drain(PATIENCE)?;
-    }
-    Ok(engine)
+    Engine::new(poll, opened, batch, true)
 }

@@ -102,7 +102,7 @@ impl Link {
                 let wanted = if has_control { up_to_boundary } else { self.unsent };
                 batch.bytes(self.position, wanted)
             } else {
-                return Ok((written, calls));
+                return self.flush_socket().map(|()| (written, calls));
             };
             calls += 1;
             let len = match transfer(|| self.socket.write(bytes)) {
@@ -128,6 +128,18 @@ impl Link {
                     self.position -= batch.ring_len();
                 }
             }
+        }
+    }
+
+    /// What TLS kept back because the socket was full. Plain sockets keep nothing.
+    fn flush_socket(&mut self) -> Result<(), Failure> {
+        match transfer(|| self.socket.flush().map(|()| 0)) {
+            Ok(_) => Ok(()),
+            Err(_) if self.phase != Phase::Open => {
+                self.phase = Phase::Closed;
+                Ok(())
+            }
+            Err(error) => Err(Failure::new(format!("cannot send: {error}"))),
         }
     }
 

@@ -17,6 +17,8 @@ mod args;
 mod batch;
 mod compare;
 mod connect;
+mod csv;
+mod deflate;
 mod dial;
 mod echo;
 mod engine;
@@ -28,6 +30,7 @@ mod link;
 mod load;
 mod matrix;
 mod pace;
+mod plot;
 mod process;
 mod progress;
 mod replies;
@@ -36,19 +39,20 @@ mod server;
 mod socket;
 mod syscalls;
 mod target;
+mod tls;
 mod watch;
 
-use std::fs;
 use std::io::Write;
-use std::path::Path;
 use std::process::ExitCode;
 
+use hdrhistogram::Histogram;
 use serde_json::Value;
 
 use crate::args::{Command, Output, Traffic};
 use crate::failure::{Context, Failure};
+use crate::plot::Picture;
 use crate::progress::Progress;
-use crate::report::JsonFile;
+use crate::report::FigureFile;
 use crate::watch::Observed;
 
 fn main() -> ExitCode {
@@ -78,7 +82,12 @@ fn run(command: &Command) -> Result<(), Failure> {
             };
             progress.clear();
             warn(&figures.observed);
-            Ok((report::echo_table(options, &figures), report::echo_json(options, &figures)))
+            Ok(Report {
+                table: report::echo_table(options, &figures),
+                json: report::echo_json(options, &figures),
+                csv: None,
+                pictures: percentiles(options.traffic.name(), &figures.latency),
+            })
         }),
         Command::Latency(options) => with_output(&options.output, |progress| {
             let figures = latency::run(options, progress)?;
@@ -89,60 +98,107 @@ fn run(command: &Command) -> Result<(), Failure> {
             if figures.observed.is_disturbed() {
                 warn(&figures.observed);
             }
-            Ok((report::paced_table(options, &figures), report::paced_json(options, &figures)))
+            Ok(Report {
+                table: report::paced_table(options, &figures),
+                json: report::paced_json(options, &figures),
+                csv: None,
+                pictures: percentiles("latency", &figures.latency),
+            })
         }),
         Command::Connect(options) => with_output(&options.output, |progress| {
             let figures = connect::run(options, progress)?;
             progress.clear();
             warn(&figures.observed);
-            Ok((report::connect_table(options, &figures), report::connect_json(options, &figures)))
+            Ok(Report {
+                table: report::connect_table(options, &figures),
+                json: report::connect_json(options, &figures),
+                csv: None,
+                pictures: percentiles("connect", &figures.latency),
+            })
         }),
         Command::Idle(options) => with_output(&options.output, |progress| {
             let figures = idle::run(options, progress)?;
-            Ok((report::idle_table(options, &figures), report::idle_json(options, &figures)))
+            Ok(Report {
+                table: report::idle_table(options, &figures),
+                json: report::idle_json(options, &figures),
+                csv: None,
+                pictures: vec![idle::picture(&figures)],
+            })
         }),
-        Command::Compare(options) => with_output(&options.output, |progress| {
-            let markdown = options.markdown.as_deref().map(writable).transpose()?;
-            let outcome = compare::run(options, progress)?;
-            let tables = compare::tables::markdown(&outcome);
-            if let Some(path) = markdown {
-                let text = report::heading("Comparison") + &tables;
-                fs::write(path, text).context(|| format!("cannot write {}", path.display()))?;
-            }
-            Ok((tables, compare::tables::json(&outcome)))
-        }),
+        Command::Compare(options) => compare(options),
         Command::Matrix(options) => with_output(&options.output, |progress| {
-            let markdown = options.markdown.as_deref().map(writable).transpose()?;
+            let markdown = options.markdown.as_deref().map(FigureFile::open).transpose()?;
             let cells = matrix::run(options, progress)?;
             let table = matrix::markdown(options, &cells);
-            if let Some(path) = markdown {
-                let text = report::heading("Echo matrix") + &table;
-                fs::write(path, text).context(|| format!("cannot write {}", path.display()))?;
+            if let Some(file) = markdown {
+                file.write(&(report::heading("Echo matrix") + &table))?;
             }
-            Ok((table, matrix::json(options, &cells)))
+            Ok(Report {
+                table,
+                json: matrix::json(options, &cells),
+                csv: Some(matrix::csv(options, &cells)),
+                pictures: vec![matrix::picture(options, &cells)],
+            })
         }),
     }
 }
 
-/// A wrong path must not cost the minutes that the runs take.
-fn writable(path: &Path) -> Result<&Path, Failure> {
-    let file = fs::OpenOptions::new().append(true).create(true).open(path);
-    file.context(|| format!("cannot write {}", path.display())).map(|_| path)
+fn compare(options: &args::Compare) -> Result<(), Failure> {
+    with_output(&options.output, |progress| {
+        let markdown = options.markdown.as_deref().map(FigureFile::open).transpose()?;
+        let saved = options.save.as_deref().map(compare::save::Saved::new).transpose()?;
+        let outcome = compare::run(options, progress)?;
+        let table = compare::tables::markdown(&outcome);
+        let json = compare::tables::json(&outcome);
+        let csv = compare::tables::csv(&outcome);
+        let pictures = compare::plots::pictures(&outcome);
+        if let Some(file) = markdown {
+            file.write(&(report::heading("Comparison") + &table))?;
+        }
+        if let Some(saved) = saved {
+            saved.write(&table, &json, &csv, &pictures)?;
+        }
+        let pictures = pictures.into_iter().map(|(_, picture)| picture).collect();
+        Ok(Report { table, json, csv: Some(csv), pictures })
+    })
 }
 
-/// Runs a mode and puts its table and its JSON where the user wants them.
+/// What a mode has to show.
+struct Report {
+    table: String,
+    json: Value,
+    /// None where the JSON is flat enough to be one line.
+    csv: Option<String>,
+    pictures: Vec<Picture>,
+}
+
+fn percentiles(mode: &str, latency: &Histogram<u64>) -> Vec<Picture> {
+    let series = compare::plots::latency_series(mode, latency);
+    vec![compare::plots::latency_chart(format!("{mode}: time by percentile"), vec![series])]
+}
+
+/// Runs a mode and puts what it has to show where the user wants it. Files are opened first: a
+/// wrong path must not cost the minutes that a run takes.
 fn with_output(
     output: &Output,
-    mode: impl FnOnce(&mut Progress) -> Result<(String, Value), Failure>,
+    mode: impl FnOnce(&mut Progress) -> Result<Report, Failure>,
 ) -> Result<(), Failure> {
-    let json_file = output.json.as_deref().map(JsonFile::open).transpose()?;
+    let json_file = output.json.as_deref().map(FigureFile::open).transpose()?;
+    let csv_file = output.csv.as_deref().map(FigureFile::open).transpose()?;
+    let plot_file = output.plot.as_deref().map(FigureFile::open).transpose()?;
     let mut progress = Progress::new(output.quiet);
-    let (table, json) = mode(&mut progress)?;
+    let report = mode(&mut progress)?;
     progress.clear();
     if !output.quiet {
-        print(&table)?;
+        print(&report.table)?;
     }
-    json_file.map_or(Ok(()), |file| file.write(&json))
+    if let Some(file) = json_file {
+        file.write(&format!("{:#}\n", report.json))?;
+    }
+    if let Some(file) = csv_file {
+        file.write(&report.csv.unwrap_or_else(|| csv::one_row(&report.json)))?;
+    }
+    plot_file.map_or(Ok(()), |file| file.write(&plot::page(&report.pictures)))
 }
 
 fn warn(observed: &Observed) {

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use crate::args::{self, CountSyscalls, Output, Subject, Traffic};
 use crate::echo;
 use crate::failure::{Context, Failure};
+use crate::plot::{Bars, Picture};
 use crate::process;
 use crate::progress::Progress;
 use crate::report::{aligned, environment, grouped, median};
@@ -117,7 +118,7 @@ fn one_run(
             pin: Some(options.load_cpu),
             server_pid: Some(server.pid()),
         },
-        output: Output { json: None, quiet: true },
+        output: Output { quiet: true, ..Output::default() },
         connections: cell.connections,
         size: cell.size,
         depth: cell.depth,
@@ -224,6 +225,57 @@ impl Run {
             "disturbed": self.disturbed,
         })
     }
+}
+
+/// The medians as comma-separated values.
+pub(crate) fn csv(options: &args::Matrix, cells: &[Cell]) -> String {
+    let names = [
+        "connections",
+        "size_bytes",
+        "depth",
+        "driver",
+        "messages_per_second",
+        "cpu_ns_per_message",
+        "p50_ns",
+        "p99_ns",
+        "syscalls_per_message",
+        "rss_bytes",
+    ];
+    let rows = cells.iter().flat_map(|cell| {
+        options.drivers.iter().enumerate().map(|(driver, name)| {
+            let median = |figure: &dyn Fn(&Run) -> f64| cell.median_of(driver, figure).to_string();
+            vec![
+                cell.connections.to_string(),
+                cell.size.to_string(),
+                cell.depth.to_string(),
+                name.clone(),
+                median(&|run| run.messages_per_second),
+                median(&|run| run.cpu_ns_per_message),
+                median(&|run| run.p50_ns as f64),
+                median(&|run| run.p99_ns as f64),
+                cell.syscalls(driver).map_or(String::new(), |calls| calls.to_string()),
+                median(&|run| run.rss_bytes as f64),
+            ]
+        })
+    });
+    crate::csv::rows(&names, rows)
+}
+
+/// The ratios of the drivers as bars.
+pub(crate) fn picture(options: &args::Matrix, cells: &[Cell]) -> Picture {
+    let [first, second] = &options.drivers;
+    let groups = cells.iter().map(|cell| {
+        let throughput = cell.median_ratio(|run| run.messages_per_second);
+        let cpu = cell.median_ratio(|run| run.cpu_ns_per_message);
+        (cell.name(), vec![Some(throughput), Some(cpu)])
+    });
+    Picture::Bars(Bars {
+        title: format!("{second} against {first}"),
+        y_label: format!("times {first}"),
+        series: vec!["throughput".to_owned(), "CPU per message".to_owned()],
+        groups: groups.collect(),
+        line: Some(1.0),
+    })
 }
 
 /// The table of mode `matrix`: Markdown that is aligned for reading as text, too.

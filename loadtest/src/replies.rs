@@ -8,6 +8,14 @@
 use std::fmt;
 
 use crate::batch::{Batch, MAX_HEADER};
+use crate::deflate::Inflater;
+
+/// RFC 7692 6: the first reserved bit marks a compressed message.
+const RSV1: u8 = 0x40;
+
+/// Compressed echoes of a connection that are inflated and compared; more would cost the load
+/// generator what the server is measured for.
+const SAMPLES: usize = 2;
 
 /// RFC 6455 5.5: control frames carry at most 125 bytes.
 const MAX_CONTROL: u64 = 125;
@@ -25,6 +33,11 @@ pub(crate) struct ReplyReader {
     /// Payload of the control frame under way or just returned.
     control: Vec<u8>,
     verify: bool,
+    /// Whether the echo under way is compressed (RFC 7692 6).
+    compressed: bool,
+    /// Of compressed echoes, so many more are inflated and compared.
+    samples: usize,
+    inflater: Option<Box<Inflater>>,
 }
 
 #[derive(Debug)]
@@ -56,6 +69,7 @@ pub(crate) enum WrongReply {
     Opcode { expected: u8, got: u8 },
     Length { expected: usize, got: u64 },
     Content { offset: usize },
+    Compressed,
 }
 
 impl fmt::Display for WrongReply {
@@ -70,6 +84,9 @@ impl fmt::Display for WrongReply {
             Self::Length { expected, got } => {
                 write!(formatter, "{got} bytes came back instead of {expected}")
             }
+            Self::Compressed => {
+                write!(formatter, "a compressed message did not inflate to what was sent")
+            }
             Self::Content { offset } => write!(formatter, "byte {offset} came back changed"),
         }
     }
@@ -77,10 +94,21 @@ impl fmt::Display for WrongReply {
 
 impl ReplyReader {
     /// Awaits the first message of a batch. With `verify`, every byte is compared; without, the
-    /// length and both ends.
+    /// length and both ends. Of compressed messages the first few are inflated and compared, with
+    /// `verify` all.
     pub(crate) fn new(verify: bool) -> Self {
         let control = Vec::new();
-        Self { stage: Stage::START, slot: 0, in_message: false, message_len: 0, control, verify }
+        Self {
+            stage: Stage::START,
+            slot: 0,
+            in_message: false,
+            message_len: 0,
+            control,
+            verify,
+            compressed: false,
+            samples: if verify { usize::MAX } else { SAMPLES },
+            inflater: None,
+        }
     }
 
     /// Takes bytes from the front of `input` up to the end of the next echo or control frame;
@@ -97,7 +125,7 @@ impl ReplyReader {
         loop {
             match &mut self.stage {
                 Stage::Header { bytes, have } => {
-                    if *have == 0 && !self.in_message {
+                    if *have == 0 && !self.in_message && !batch.is_deflated() {
                         let header = batch.reply_header();
                         let whole = header.len() + batch.size();
                         if input.len() >= whole && input.starts_with(header) {
@@ -111,7 +139,7 @@ impl ReplyReader {
                     *input = rest;
                     bytes[*have] = byte;
                     *have += 1;
-                    if let Some(payload_len) = payload_len(&bytes[..*have])? {
+                    if let Some(payload_len) = payload_len(&bytes[..*have], batch.is_deflated())? {
                         let first = bytes[0];
                         self.stage = self.enter(first, payload_len, batch)?;
                     }
@@ -120,7 +148,11 @@ impl ReplyReader {
                     let fin = *fin;
                     self.stage = Stage::START;
                     if fin {
-                        debug_assert_eq!(self.message_len, batch.size());
+                        if self.compressed {
+                            self.finish_compressed(batch)?;
+                        } else {
+                            debug_assert_eq!(self.message_len, batch.size());
+                        }
                         return Ok(Some(self.finish_message(batch)));
                     }
                 }
@@ -135,7 +167,11 @@ impl ReplyReader {
                     *input = rest;
                     let offset = self.message_len;
                     self.message_len += take;
-                    self.check(offset, piece, batch)?;
+                    if self.compressed {
+                        self.sample(piece, batch)?;
+                    } else {
+                        self.check(offset, piece, batch)?;
+                    }
                 }
                 Stage::Control { opcode, remaining: 0 } => {
                     let opcode = *opcode;
@@ -177,6 +213,16 @@ impl ReplyReader {
         if opcode != expected {
             return Err(WrongReply::Opcode { expected, got: opcode });
         }
+        let rsv1 = first & RSV1 != 0;
+        if self.in_message && rsv1 {
+            // RFC 7692 6.1: only the first frame of a message has the bit.
+            return Err(WrongReply::Header(first, 0));
+        }
+        self.compressed = rsv1 || (self.in_message && self.compressed);
+        if self.compressed {
+            self.in_message = true;
+            return Ok(Stage::Data { fin, remaining: payload_len });
+        }
         let got = payload_len.saturating_add(self.message_len as u64);
         let expected = batch.size() as u64;
         if got > expected || (fin && got < expected) {
@@ -206,6 +252,32 @@ impl ReplyReader {
         Ok(())
     }
 
+    /// Takes a piece of a compressed echo, if it is one that is looked at.
+    fn sample(&mut self, piece: &[u8], batch: &Batch) -> Result<(), WrongReply> {
+        if self.samples == 0 {
+            return Ok(());
+        }
+        let inflater = self.inflater.get_or_insert_with(|| Box::new(Inflater::new()));
+        if inflater.add(piece, batch.size()) { Ok(()) } else { Err(WrongReply::Compressed) }
+    }
+
+    fn finish_compressed(&mut self, batch: &Batch) -> Result<(), WrongReply> {
+        self.compressed = false;
+        if self.samples == 0 {
+            return Ok(());
+        }
+        let inflater = self.inflater.get_or_insert_with(|| Box::new(Inflater::new()));
+        if inflater.finish(batch.size()).as_deref() != Some(batch.payload(self.slot)) {
+            return Err(WrongReply::Compressed);
+        }
+        self.samples -= 1;
+        if self.samples == 0 {
+            // The window of the inflater is not kept for a thousand connections.
+            self.inflater = None;
+        }
+        Ok(())
+    }
+
     fn finish_message(&mut self, batch: &Batch) -> Reply {
         self.in_message = false;
         self.message_len = 0;
@@ -221,12 +293,14 @@ impl ReplyReader {
 }
 
 /// The payload length, once the header is complete.
-fn payload_len(header: &[u8]) -> Result<Option<u64>, WrongReply> {
+fn payload_len(header: &[u8], deflated: bool) -> Result<Option<u64>, WrongReply> {
     let &[first, second, ref extended @ ..] = header else { return Ok(None) };
     let (is_control, fin) = (first & 0x08 != 0, first & 0x80 != 0);
     // RFC 6455 5.2, 5.1: no extension gave the reserved bits a meaning; servers do not mask.
     // RFC 6455 5.2, 5.5: opcodes 3-7 and 11-15 are reserved; control frames come whole and short.
-    let reserved = first & 0x70 != 0 || matches!(first & 0x0f, 0x3..=0x7 | 0xb..);
+    // RFC 7692 6: with permessage-deflate, RSV1 marks a compressed message.
+    let reserved_bits = if deflated && !is_control { 0x70 & !RSV1 } else { 0x70 };
+    let reserved = first & reserved_bits != 0 || matches!(first & 0x0f, 0x3..=0x7 | 0xb..);
     let masked = second & 0x80 != 0;
     let bad_control = is_control && (!fin || u64::from(second & 0x7f) > MAX_CONTROL);
     if reserved || masked || bad_control {
@@ -242,7 +316,7 @@ fn payload_len(header: &[u8]) -> Result<Option<u64>, WrongReply> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::batch::Content;
+    use crate::batch::{Content, Wire};
 
     const KEY: [u8; 4] = [1, 2, 3, 4];
 
@@ -350,5 +424,31 @@ mod tests {
             let error = read_all(&batch, &[&header]).unwrap_err();
             assert_eq!(error, WrongReply::Header(header[0], header[1]));
         }
+    }
+
+    #[test]
+    fn compressed_echoes_are_sampled() {
+        let batch = Batch::prepare(Content::Json, 500, 2, Wire::Deflated(KEY));
+        let reply = |slot: usize| frame(0xc1, &crate::deflate::compress(batch.payload(slot)));
+        let mut reader = ReplyReader::new(false);
+        for slot in [0, 1, 0, 1] {
+            let bytes = reply(slot);
+            for piece in bytes.chunks(7) {
+                let mut piece = piece;
+                let last = reader.next(&mut piece, &batch).unwrap();
+                assert!(piece.is_empty() && matches!(last, None | Some(Reply::Echo)));
+            }
+            assert!(!reader.in_message);
+        }
+        assert!(reader.inflater.is_none());
+        // Not compressed is allowed as well, and compared in the usual way.
+        let plain = frame(0x81, batch.payload(0));
+        assert_eq!(reader.next(&mut plain.as_slice(), &batch), Ok(Some(Reply::Echo)));
+        // Another message in the place of the first.
+        let wrong = ReplyReader::new(false).next(&mut reply(1).as_slice(), &batch);
+        assert_eq!(wrong, Err(WrongReply::Compressed));
+        let unasked = Batch::new(Content::Json, 500, 2, KEY);
+        let refused = ReplyReader::new(false).next(&mut reply(0).as_slice(), &unasked);
+        assert!(matches!(refused, Err(WrongReply::Header(..))));
     }
 }

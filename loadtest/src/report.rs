@@ -18,18 +18,18 @@ use crate::echo;
 use crate::failure::{Context, Failure};
 use crate::idle;
 use crate::latency;
-use crate::process::{Used, allowed_cpus};
+use crate::process::{Memory, Used, allowed_cpus};
 use crate::watch::Observed;
 
-/// The file for the JSON, opened before the run so that a wrong path does not cost one.
+/// A file for figures, opened before the run so that a wrong path does not cost one.
 #[derive(Debug)]
-pub(crate) struct JsonFile {
+pub(crate) struct FigureFile {
     file: File,
     name: String,
 }
 
-impl JsonFile {
-    /// Opens or creates the file; what it holds stays until [`JsonFile::write`].
+impl FigureFile {
+    /// Opens or creates the file; what it holds stays until [`FigureFile::write`].
     ///
     /// # Errors
     ///
@@ -50,8 +50,7 @@ impl JsonFile {
     /// # Errors
     ///
     /// The file system refused, for want of space perhaps.
-    pub(crate) fn write(mut self, value: &Value) -> Result<(), Failure> {
-        let text = format!("{value:#}\n");
+    pub(crate) fn write(mut self, text: &str) -> Result<(), Failure> {
         // Devices and pipes have no length to cut.
         let is_file = self.file.metadata().is_ok_and(|metadata| metadata.is_file());
         let cut = if is_file { self.file.set_len(0) } else { Ok(()) };
@@ -210,24 +209,49 @@ pub(crate) fn connect_json(options: &args::Connect, figures: &connect::Figures) 
 
 /// The JSON of mode `idle`.
 pub(crate) fn idle_json(options: &args::Idle, figures: &idle::Figures) -> Value {
-    let per_connection =
-        |open: u64, before: u64| (open as f64 - before as f64) / options.connections as f64;
-    json!({
+    let (connections, open) = figures.most();
+    let mut json = json!({
         "mode": "idle",
         "environment": environment(),
-        "connections": options.connections,
+        "connections": connections,
         "echo_bytes": options.echo,
         "hold_seconds": options.hold.as_secs_f64(),
         "errors": 0,
-        "rss_before_bytes": figures.before.rss,
-        "rss_open_bytes": figures.open.rss,
-        "rss_after_bytes": figures.after.rss,
-        "pss_before_bytes": figures.before.pss,
-        "pss_open_bytes": figures.open.pss,
-        "pss_after_bytes": figures.after.pss,
-        "rss_per_connection_bytes": per_connection(figures.open.rss, figures.before.rss),
-        "pss_per_connection_bytes": per_connection(figures.open.pss, figures.before.pss),
-    })
+        "steps": figures.open.iter().map(|(connections, memory)| json!({
+            "connections": connections,
+            "rss_bytes": memory.rss,
+            "pss_bytes": memory.pss,
+            "private_dirty_bytes": memory.private_dirty,
+            "private_dirty_per_connection_bytes":
+                per_connection(*memory, figures.before, *connections, |it| it.private_dirty),
+        })).collect::<Vec<_>>(),
+    });
+    for (name, of) in MEMORIES {
+        json[format!("{name}_before_bytes")] = json!(of(figures.before));
+        json[format!("{name}_open_bytes")] = json!(of(open));
+        json[format!("{name}_used_bytes")] = json!(figures.used.map(of));
+        json[format!("{name}_after_bytes")] = json!(of(figures.after));
+        json[format!("{name}_per_connection_bytes")] =
+            json!(per_connection(open, figures.before, connections, of));
+        json[format!("{name}_per_used_connection_bytes")] =
+            json!(figures.used.map(|used| per_connection(used, figures.before, connections, of)));
+    }
+    json
+}
+
+/// One kind of memory.
+type Kind = fn(Memory) -> u64;
+
+/// Kinds of memory, by the name in the figures.
+const MEMORIES: [(&str, Kind); 3] = [
+    ("rss", |memory| memory.rss),
+    ("pss", |memory| memory.pss),
+    ("private_dirty", |memory| memory.private_dirty),
+];
+
+/// Growth over `before`, by connection.
+pub(crate) fn per_connection(now: Memory, before: Memory, connections: usize, of: Kind) -> f64 {
+    (of(now) as f64 - of(before) as f64) / connections as f64
 }
 
 /// The table of modes `echo`, `broadcast` and `relay`.
@@ -290,21 +314,32 @@ pub(crate) fn connect_table(options: &args::Connect, figures: &connect::Figures)
 
 /// The table of mode `idle`.
 pub(crate) fn idle_table(options: &args::Idle, figures: &idle::Figures) -> String {
-    let echo =
-        options.echo.map_or("no echo".to_owned(), |size| format!("one echo of {size} bytes"));
-    let mut table =
-        Table::titled(format!("idle: {} connections, {echo} each", options.connections));
+    let (connections, open) = figures.most();
+    let echo = options.echo.map_or("no echo".to_owned(), |size| format!("an echo of {size} bytes"));
+    let mut table = Table::titled(format!("idle: {connections} connections, {echo} each"));
     let kib = |bytes: u64| grouped(bytes as f64 / 1024.0, 0);
-    let connections = options.connections as f64;
-    for (name, before, open, after) in [
-        ("RSS", figures.before.rss, figures.open.rss, figures.after.rss),
-        ("PSS", figures.before.pss, figures.open.pss, figures.after.pss),
-    ] {
-        table.row(format!("server {name} before"), kib(before), "KiB");
-        table.row(format!("server {name} open"), kib(open), "KiB");
-        table.row(format!("server {name} after"), kib(after), "KiB");
-        let growth = (open as f64 - before as f64) / connections;
-        table.row(format!("{name} growth"), grouped(growth, 0), "bytes/connection");
+    for (name, of) in MEMORIES {
+        let name = name.replace('_', " ");
+        let growth = |memory| grouped(per_connection(memory, figures.before, connections, of), 0);
+        table.row(format!("{name} before"), kib(of(figures.before)), "KiB");
+        table.row(format!("{name} open"), kib(of(open)), "KiB");
+        table.row(format!("{name} growth"), growth(open), "bytes/connection");
+        if let Some(used) = figures.used {
+            table.row(format!("{name} after echo"), kib(of(used)), "KiB");
+            table.row(format!("{name} growth"), growth(used), "bytes/connection, after echo");
+        }
+        table.row(format!("{name} after"), kib(of(figures.after)), "KiB");
+    }
+    if figures.open.len() > 1 {
+        for (connections, memory) in &figures.open {
+            let bytes =
+                per_connection(*memory, figures.before, *connections, |it| it.private_dirty);
+            table.row(
+                format!("private dirty at {connections}"),
+                grouped(bytes, 0),
+                "bytes/connection",
+            );
+        }
     }
     table.text
 }

@@ -1,20 +1,24 @@
 //! One client socket of either family, not blocking, in the form that mio polls.
 
 use std::io::{self, Read, Write};
+use std::sync::Arc;
 use std::time::Duration;
 
 use mio::event::Source;
 use mio::net::{TcpStream, UnixStream};
 use mio::{Interest, Registry, Token};
+use rustls::ClientConfig;
 use socket2::SockRef;
 
 use crate::failure::{Context, Failure};
 use crate::target::Address;
+use crate::tls::TlsStream;
 
 /// A connected socket, or a TCP socket that is about to be.
 #[derive(Debug)]
 pub(crate) enum Socket {
     Tcp(TcpStream),
+    Tls(Box<TlsStream>),
     Unix(UnixStream),
 }
 
@@ -43,13 +47,34 @@ impl Socket {
         }
     }
 
+    /// Puts TLS over a TCP socket.
+    ///
+    /// # Errors
+    ///
+    /// The name is none that TLS knows.
+    pub(crate) fn over_tls(self, config: &Arc<ClientConfig>, name: &str) -> Result<Self, Failure> {
+        match self {
+            Self::Tcp(stream) => Ok(Self::Tls(Box::new(TlsStream::new(stream, config, name)?))),
+            other => Ok(other),
+        }
+    }
+
+    /// The TCP socket, if it is one.
+    fn tcp(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Tcp(stream) => Some(stream),
+            Self::Tls(stream) => Some(stream.tcp()),
+            Self::Unix(_) => None,
+        }
+    }
+
     /// Whether the connection is established; to be asked after each event until it is.
     ///
     /// # Errors
     ///
     /// The connection was refused, or could not be made otherwise.
     pub(crate) fn is_connected(&self) -> io::Result<bool> {
-        let Self::Tcp(stream) = self else { return Ok(true) };
+        let Some(stream) = self.tcp() else { return Ok(true) };
         if let Some(error) = stream.take_error()? {
             return Err(error);
         }
@@ -66,6 +91,7 @@ impl Socket {
         let interest = Interest::READABLE | Interest::WRITABLE;
         match self {
             Self::Tcp(stream) => stream.register(registry, token, interest),
+            Self::Tls(stream) => stream.tcp_mut().register(registry, token, interest),
             Self::Unix(stream) => stream.register(registry, token, interest),
         }
     }
@@ -73,7 +99,7 @@ impl Socket {
     /// Makes the drop of this socket reset the connection (SO_LINGER 0), which leaves no TIME_WAIT
     /// and so no used-up port on the client's side.
     pub(crate) fn reset_on_drop(&self) {
-        if let Self::Tcp(stream) = self {
+        if let Some(stream) = self.tcp() {
             // If it fails, the connection ends in the usual way.
             let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
         }
@@ -84,6 +110,7 @@ impl Read for Socket {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Tcp(stream) => stream.read(buffer),
+            Self::Tls(stream) => stream.read(buffer),
             Self::Unix(stream) => stream.read(buffer),
         }
     }
@@ -93,12 +120,17 @@ impl Write for Socket {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Self::Tcp(stream) => stream.write(bytes),
+            Self::Tls(stream) => stream.write(bytes),
             Self::Unix(stream) => stream.write(bytes),
         }
     }
 
+    /// What TLS could not send at once; the others keep nothing back.
     fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+        match self {
+            Self::Tls(stream) => stream.flush(),
+            Self::Tcp(_) | Self::Unix(_) => Ok(()),
+        }
     }
 }
 

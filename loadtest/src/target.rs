@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use crate::failure::{Context, Failure};
 
 /// A server as the user named it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) struct Target {
     place: Place,
     speech: Speech,
@@ -15,6 +15,18 @@ pub(crate) struct Target {
     host: String,
     /// Request target: path and query.
     path: String,
+    manner: Manner,
+}
+
+/// How a server is spoken to, beside what its URL says.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Manner {
+    /// Certificates that are believed; none means all are.
+    pub(crate) ca: Option<PathBuf>,
+    /// Whether TLS sessions are resumed.
+    pub(crate) resume: bool,
+    /// Whether permessage-deflate is offered, and insisted on.
+    pub(crate) deflate: bool,
 }
 
 /// What is spoken over the connection.
@@ -86,6 +98,7 @@ impl Target {
             speech: Speech::Plain,
             host: "localhost".to_owned(),
             path: path.to_owned(),
+            manner: Manner::default(),
         })
     }
 
@@ -120,12 +133,32 @@ impl Target {
             speech,
             host: authority.to_owned(),
             path,
+            manner: Manner::default(),
         })
     }
 
     /// What is spoken.
     pub(crate) fn speech(&self) -> Speech {
         self.speech
+    }
+
+    /// The name or address in the URL; `localhost` for a socket file.
+    pub(crate) fn name(&self) -> &str {
+        match &self.place {
+            Place::Tcp { name, .. } => name,
+            Place::Unix(_) => "localhost",
+        }
+    }
+
+    /// The same server, spoken to in another manner.
+    pub(crate) fn spoken_to(mut self, manner: Manner) -> Self {
+        self.manner = manner;
+        self
+    }
+
+    /// How it is spoken to.
+    pub(crate) fn manner(&self) -> &Manner {
+        &self.manner
     }
 
     /// Value of the `Host` header (RFC 6455 4.1).

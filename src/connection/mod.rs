@@ -25,6 +25,7 @@ use std::net::SocketAddr;
 use crate::outgoing::Outgoing;
 use crate::protocol::Endpoint;
 use crate::protocol::upgrade::HeadScanner;
+use crate::tls::Tls;
 
 /// A moment that never comes.
 pub(crate) const NEVER: u64 = u64::MAX;
@@ -44,6 +45,8 @@ pub(crate) struct Connection {
     pub(crate) phase: Phase,
     /// Borrowed from the pool while there is something to send or to hold.
     pub(crate) outgoing: Option<Box<Outgoing>>,
+    /// What lies between the socket and everything else, if it is not in the clear.
+    pub(crate) tls: Option<Box<Tls>>,
     /// When the peer last sent something.
     pub(crate) last_received_ms: u64,
     /// Absolute deadline of the phase: opening handshake, close handshake or draining.
@@ -126,6 +129,7 @@ impl Connection {
         Self {
             phase: Phase::Upgrade(None),
             outgoing: None,
+            tls: None,
             last_received_ms: now_ms,
             deadline_ms,
             dirty: false,

@@ -79,6 +79,7 @@ pub(crate) mod waker;
 
 pub use listener::{InvalidListenAddr, ListenAddr};
 pub(crate) use memory::ReceiveMemory;
+pub use socket::ConnectedSocket;
 pub use token::ConnectionId;
 pub(crate) use waker::Waker;
 

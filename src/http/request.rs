@@ -39,6 +39,13 @@ pub(crate) trait PeerAddr {
 
     /// As the proxies in front say it.
     fn client_ip(&self, head: &upgrade::Request<'_>) -> Option<IpAddr>;
+
+    /// Whether it speaks TLS with this server.
+    fn is_secure(&self) -> bool;
+
+    /// What it has shown in TLS, in DER.
+    #[cfg(feature = "tls-no-provider")]
+    fn certificates(&self) -> Vec<&[u8]>;
 }
 
 impl<'r> Request<'r> {
@@ -132,6 +139,20 @@ impl<'r> Request<'r> {
     /// if there is one; see [`client_ip`](Self::client_ip). `None` on Unix sockets and when the peer has gone.
     pub fn peer_addr(&self) -> Option<SocketAddr> {
         self.peer.peer_addr()
+    }
+
+    /// True if the request came over TLS to this server: its URL began with `https` or `wss`. A
+    /// proxy in front that speaks TLS itself does not count.
+    pub fn is_secure(&self) -> bool {
+        self.peer.is_secure()
+    }
+
+    /// The certificates that the client has shown in the TLS handshake, its own first, in DER. They
+    /// were verified as [`ServerTls::client_auth`](crate::tls::ServerTls::client_auth) demands.
+    /// Empty if it has shown none.
+    #[cfg(feature = "tls-no-provider")]
+    pub fn peer_certificates(&self) -> Vec<&[u8]> {
+        self.peer.certificates()
     }
 
     /// The client's address, as far as it is known for sure: what a PROXY header said

@@ -12,6 +12,9 @@
 //!                        [frame][frame]                shared: frames of others, by reference
 //! ```
 //!
+//! With TLS, records that were made of such bytes and that the socket did not take wait in front of
+//! them all, as `sealed`.
+//!
 //! A shared frame leaves after the first `at` bytes of the copied ones, so the order of the stream
 //! is the order of the calls, whichever way each frame was queued.
 //!
@@ -44,8 +47,12 @@ pub(crate) struct Outgoing {
     shared: VecDeque<Shared>,
     /// Bytes of the first of them that the socket has taken.
     shared_sent: usize,
-    /// Bytes of all of them that the socket has not taken.
-    shared_len: usize,
+    /// Bytes of all of them, and of `sealed`, that the socket has not taken.
+    aside_len: usize,
+    /// Records of TLS that leave before anything else; empty without TLS.
+    sealed: Vec<u8>,
+    /// Bytes of those that the socket has taken.
+    sealed_sent: usize,
     /// Frames of which only the newest of its kind waits while the socket is full.
     latest: Option<Box<Latest>>,
     /// The one pong that may wait while the socket is full, as a whole frame; empty if none does.
@@ -63,7 +70,7 @@ pub(crate) struct Outgoing {
     /// one test then stands for a look at every other field. Stays true until [`Self::reset`].
     special: bool,
     /// Capacity of everything but `bytes`, as of the last time that this was not plain.
-    aside: usize,
+    aside_capacity: usize,
 }
 
 impl Outgoing {
@@ -105,7 +112,7 @@ impl Outgoing {
     pub(crate) fn append_shared(&mut self, frame: Arc<[u8]>) {
         self.special = true;
         let at = self.append().len();
-        self.shared_len += frame.len();
+        self.aside_len += frame.len();
         self.shared.push_back(Shared { at, frame });
     }
 
@@ -150,7 +157,65 @@ impl Outgoing {
             return self.bytes.len();
         }
         let parked = self.latest.as_ref().map_or(0, |latest| latest.len());
-        self.bytes.len() - self.sent + self.shared_len + self.pong.len() + parked
+        self.bytes.len() - self.sent + self.aside_len + self.pong.len() + parked
+    }
+
+    /// Queues records of TLS behind those that wait, in front of everything else.
+    pub(crate) fn append_sealed(&mut self, records: &[u8]) {
+        self.special = true;
+        self.sealed.extend_from_slice(records);
+        self.aside_len += records.len();
+    }
+
+    /// Records of TLS that the socket has not taken.
+    pub(crate) fn sealed(&self) -> &[u8] {
+        &self.sealed[self.sealed_sent..]
+    }
+
+    /// The socket took `count` bytes of them.
+    pub(crate) fn advance_sealed(&mut self, count: usize) {
+        self.sealed_sent += count;
+        self.aside_len -= count;
+        if self.sealed_sent == self.sealed.len() {
+            self.sealed_sent = 0;
+            self.sealed.clear();
+            if self.latest.is_some() && self.sent == self.bytes.len() && self.shared.is_empty() {
+                self.refill();
+            }
+        }
+    }
+
+    /// True if something waits that is not sealed yet and need not be put off.
+    pub(crate) fn has_unsealed(&self) -> bool {
+        self.has_shared() || !self.unsent().is_empty()
+    }
+
+    /// The next bytes of the stream for TLS, at most `most` of them: those that lie in one piece
+    /// are lent as they are, others are put together in `gathered`.
+    pub(crate) fn batch<'b>(&'b self, most: usize, gathered: &'b mut Vec<u8>) -> &'b [u8] {
+        if self.shared.is_empty() {
+            let unsent = self.unsent();
+            return &unsent[..unsent.len().min(most)];
+        }
+        gathered.clear();
+        self.gather(|slices| {
+            for slice in slices {
+                let room = most - gathered.len();
+                gathered.extend_from_slice(&slice[..slice.len().min(room)]);
+            }
+        });
+        gathered
+    }
+
+    /// Gives up what was queued and is not sealed: nobody can read it any more.
+    pub(crate) fn forget_unsealed(&mut self) {
+        self.bytes.clear();
+        self.sent = 0;
+        self.shared.clear();
+        self.shared_sent = 0;
+        self.aside_len = self.sealed.len() - self.sealed_sent;
+        self.latest = None;
+        self.pong.clear();
     }
 
     /// Calls `send` with the next slices of the stream, as many as one call takes, and gives their
@@ -191,14 +256,7 @@ impl Outgoing {
         }
         debug_assert!(self.sent <= self.bytes.len());
         if self.sent == self.bytes.len() && self.shared.is_empty() {
-            self.sent = 0;
-            self.bytes.clear();
-            if !self.pong.is_empty() {
-                std::mem::swap(&mut self.bytes, &mut self.pong);
-            }
-            if self.latest.is_some() {
-                self.release_latest();
-            }
+            self.refill();
         } else if self.sent >= self.bytes.len() / 2 && self.sent >= 64 * 1024 {
             // At most as much is moved as was sent since the last time: linear in total.
             self.bytes.drain(..self.sent);
@@ -206,6 +264,19 @@ impl Outgoing {
                 shared.at -= self.sent;
             }
             self.sent = 0;
+        }
+    }
+
+    /// Everything has left but what was put off until then.
+    #[inline]
+    fn refill(&mut self) {
+        self.sent = 0;
+        self.bytes.clear();
+        if !self.pong.is_empty() {
+            std::mem::swap(&mut self.bytes, &mut self.pong);
+        }
+        if self.latest.is_some() && self.sealed.is_empty() {
+            self.release_latest();
         }
     }
 
@@ -218,7 +289,7 @@ impl Outgoing {
             count -= copied;
             let taken = count.min(first.frame.len() - self.shared_sent);
             self.shared_sent += taken;
-            self.shared_len -= taken;
+            self.aside_len -= taken;
             count -= taken;
             if self.shared_sent == first.frame.len() {
                 self.shared_sent = 0;
@@ -293,7 +364,7 @@ impl Outgoing {
     /// Memory that a plain one keeps.
     fn capacity(&self) -> usize {
         debug_assert!(self.is_plain());
-        self.bytes.capacity() + self.aside
+        self.bytes.capacity() + self.aside_capacity
     }
 
     #[inline]
@@ -307,7 +378,8 @@ impl Outgoing {
     fn reset_special(&mut self) {
         self.special = false;
         let shared = self.shared.capacity() * size_of::<Shared>();
-        self.aside = self.pong.capacity() + self.held.capacity() + shared;
+        let (pong, held) = (self.pong.capacity(), self.held.capacity());
+        self.aside_capacity = pong + held + shared + self.sealed.capacity();
         self.pong.clear();
         self.held.clear();
         self.held_start = 0;
@@ -315,7 +387,9 @@ impl Outgoing {
         self.sent = 0;
         self.shared.clear();
         self.shared_sent = 0;
-        self.shared_len = 0;
+        self.aside_len = 0;
+        self.sealed.clear();
+        self.sealed_sent = 0;
         self.latest = None;
     }
 }

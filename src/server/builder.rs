@@ -17,6 +17,9 @@ use crate::origins::Origins;
 use crate::protocol::Limits;
 use crate::publish::SlowSubscriber;
 use crate::route_options::RouteOptions;
+use crate::tls::Acceptor;
+#[cfg(feature = "tls-no-provider")]
+use crate::tls::ServerTls;
 use crate::trust::ForwardedHeader;
 use crate::trust::network::Peers;
 use crate::worker::mailbox::Shared;
@@ -34,11 +37,14 @@ pub struct ServerBuilder {
     config: Config,
     addresses: Vec<ListenAddr>,
     workers: usize,
+    /// Asked for by `adopt_only`.
+    without_listener: bool,
     /// Asked for by `pin_workers`.
     cores: Option<Vec<usize>>,
     paths: Paths,
     routes: Vec<RouteFactory>,
     on_listening: Option<OnListening>,
+    tls: Option<Acceptor>,
     /// For readiness routes, once `build` has made it.
     shared: Arc<OnceLock<Arc<Shared>>>,
     mistake: Option<Error>,
@@ -50,10 +56,12 @@ impl ServerBuilder {
             config: Config::default(),
             addresses: Vec::new(),
             workers: 1,
+            without_listener: false,
             cores: None,
             paths: Paths::default(),
             routes: Vec::new(),
             on_listening: None,
+            tls: None,
             shared: Arc::default(),
             mistake: None,
         }
@@ -72,6 +80,13 @@ impl ServerBuilder {
             Ok(address) => self.addresses.push(address),
             Err(error) => self.blame(Error::config("listen", error.to_string())),
         }
+        self
+    }
+
+    /// Does without an address: every connection comes by way of
+    /// [`Handle::adopt`](crate::Handle::adopt) from another server in this process.
+    pub fn adopt_only(mut self) -> Self {
+        self.without_listener = true;
         self
     }
 
@@ -110,6 +125,7 @@ impl ServerBuilder {
         match self.paths.add_websocket(pattern, options) {
             Ok(route) => {
                 debug_assert_eq!(usize::from(route), self.routes.len());
+                self.paths.note_session_type::<H::Session>();
                 self.routes.push(Box::new(move |worker, slots| {
                     Box::new(RouteOf::with_capacity(make(worker), slots))
                 }));
@@ -179,6 +195,24 @@ impl ServerBuilder {
     /// [`origins`](Self::origins) can see. Default: any name.
     pub fn hosts(mut self, names: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.config.trust.hosts = names.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Speaks TLS on every address, and nothing else: connections are `wss` and `https`. A plain
+    /// request gets an alert, never an answer. A header of [`proxy_protocol`](Self::proxy_protocol)
+    /// comes before TLS. The handshake counts for
+    /// [`handshake_timeout`](Self::handshake_timeout); what fails is counted in
+    /// [`Stats::tls_failures`](crate::Stats::tls_failures). Certificates can be exchanged while the
+    /// server runs: [`Handle::reload_tls`](crate::Handle::reload_tls).
+    ///
+    /// An idle connection costs about 5 KiB more than without (that is what rustls keeps); a worker
+    /// has buffers of about 0.5 MiB. Default: plaintext.
+    #[cfg(feature = "tls-no-provider")]
+    pub fn tls(mut self, tls: impl Into<ServerTls>) -> Self {
+        match Acceptor::new(&tls.into()) {
+            Ok(acceptor) => self.tls = Some(acceptor),
+            Err(error) => self.blame(Error::config("tls", error.to_string())),
+        }
         self
     }
 
@@ -410,7 +444,7 @@ impl ServerBuilder {
         if let Some(mistake) = self.mistake {
             return Err(mistake);
         }
-        if self.addresses.is_empty() {
+        if self.addresses.is_empty() && !self.without_listener {
             return Err(Error::config("listen", "no address given; add e.g. \"127.0.0.1:9001\""));
         }
         if self.paths.is_empty() {
@@ -465,13 +499,16 @@ impl ServerBuilder {
                 }
             }
         }
-        let shared = Arc::new(Shared::new(&self.config));
+        let paths = Arc::new(self.paths);
+        let mut shared = Shared::new(&self.config, Arc::clone(&paths));
+        shared.tls = self.tls;
+        let shared = Arc::new(shared);
         let _ = self.shared.set(Arc::clone(&shared));
         Ok(Server {
             mailboxes: StopMailboxes { shared: Arc::clone(&shared) },
             shared,
             config: Arc::new(self.config),
-            paths: Arc::new(self.paths),
+            paths,
             routes: Arc::new(self.routes),
             listeners,
             local_addrs,

@@ -247,7 +247,7 @@ mod tests {
     use crate::config::Config;
 
     fn shared() -> (Arc<Shared>, ConnectionId) {
-        (Arc::new(Shared::new(&Config::default())), ConnectionId::new(0, 3, 7))
+        (Arc::new(Shared::new(&Config::default(), Arc::default())), ConnectionId::new(0, 3, 7))
     }
 
     fn commands(shared: &Shared) -> usize {

@@ -11,6 +11,7 @@ use super::places::{NoPlace, Place};
 use crate::config::Accept;
 use crate::connection::{Connection, NEVER, subprotocol};
 use crate::driver::{AcceptedSocket, ConnectionId};
+use crate::tls::Tls;
 
 /// How long a worker waits before it tries to accept again.
 pub(super) const ACCEPT_RETRY_MS: u64 = 100;
@@ -82,6 +83,11 @@ impl Crank {
         core.tally.accepted += 1;
         let deadline_ms = after(core.now_ms, core.config.handshake_timeout_ms);
         if let Some(id) = core.seat(socket, place, deadline_ms) {
+            if core.shared.tls.is_some()
+                && let Some(connection) = core.table.get_mut(id)
+            {
+                connection.tls = Some(Tls::expected());
+            }
             core.arm_timer(id);
         }
     }

@@ -4,7 +4,7 @@
 //! driver calls, and `doomed`: connections whose end the turn has to carry out (a handler must
 //! not be called from inside a handler).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -24,6 +24,7 @@ use crate::error::CloseCause;
 use crate::figures::Tables;
 use crate::outgoing::OutgoingPool;
 use crate::protocol::BufferPool;
+use crate::tls::Scratch;
 
 /// How long input is discarded after our FIN, so that our Close arrives before any reset.
 pub(crate) const LINGER_MS: u64 = 1000;
@@ -47,6 +48,10 @@ pub(crate) struct Core {
     pub(crate) dirty: Vec<ConnectionId>,
     /// Connections that the turn has to end.
     pub(crate) doomed: Vec<(ConnectionId, CloseCause)>,
+    /// Connections whose TLS handshake can go on, each once.
+    pub(crate) handshakes: VecDeque<ConnectionId>,
+    /// Buffers for TLS.
+    pub(crate) tls: Scratch,
     /// Connections that the application wants to read again.
     pub(crate) resumed: Vec<ConnectionId>,
     /// The time of this turn.
@@ -105,6 +110,8 @@ impl Core {
             stopping: Stopping::default(),
             dirty: Vec::new(),
             doomed: Vec::new(),
+            handshakes: VecDeque::new(),
+            tls: Scratch::default(),
             resumed: Vec::new(),
             now_ms,
             config,
@@ -208,13 +215,16 @@ impl Core {
         }
         debug_assert!(!matches!(connection.phase, Phase::Live(_)), "on_close comes first");
         connection.phase = Phase::Gone;
-        connection.deadline_ms = NEVER;
+        let deadline_ms = std::mem::replace(&mut connection.deadline_ms, NEVER);
         if let Some(outgoing) = connection.outgoing.take() {
             self.buffered -= outgoing.noted();
             if self.stopping.began {
                 self.stopping.report.unsent_bytes += outgoing.unsent_len() as u64;
             }
             self.outgoing.give(outgoing);
+        }
+        if let Some(tls) = connection.tls.take() {
+            self.note_end_of_tls(&tls, deadline_ms);
         }
         self.timers.clear(id.slot() as u32);
         self.driver.close(id);

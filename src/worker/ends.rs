@@ -39,6 +39,7 @@ impl Crank {
 
     /// The peer sent FIN.
     pub(super) fn ended(&mut self, id: ConnectionId) {
+        self.core.note_truncation(id);
         let Some(connection) = self.core.table.get_mut(id) else { return };
         connection.peer_ended = true;
         match &connection.phase {
@@ -47,6 +48,7 @@ impl Crank {
             Phase::Live(_) => {
                 // What was queued before the FIN was seen still gets its one chance.
                 self.core.flush(id);
+                self.core.say_close_notify(id);
                 self.end(id, CloseCause::Ended);
             }
             Phase::Upgrade(_) => self.core.release(id),

@@ -33,6 +33,7 @@ impl Core {
             && !outgoing.unsent().is_empty()
             && !connection.blocked
             && !connection.reading_paused
+            && connection.tls.is_none()
             && matches!(connection.phase, Phase::Live(_))
         {
             let unsent = outgoing.unsent();
@@ -75,6 +76,9 @@ impl Core {
         }
         if matches!(connection.phase, Phase::Gone) {
             return;
+        }
+        if connection.tls.is_some() {
+            return self.flush_sealed(id);
         }
         let Some(outgoing) = connection.outgoing.as_mut() else { return self.drained(id) };
         while outgoing.has_shared() || !outgoing.unsent().is_empty() {

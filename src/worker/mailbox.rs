@@ -9,16 +9,19 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::adopting::Adoption;
+use super::paths::Paths;
 use super::places::{Place, Places};
 use super::topic_index::TopicIndex;
 use crate::config::Config;
 use crate::context::WorkerContext;
 use crate::driver::{AcceptedSocket, ConnectionId, Waker};
 use crate::error::SendError;
-use crate::figures::{CloseCodes, Refusals, Tables, TurnTimes, increase};
+use crate::figures::{CloseCodes, Refusals, Tables, TlsFailures, TurnTimes, increase};
 use crate::protocol::CloseCode;
 use crate::publish::PreparedMessage;
 use crate::shutdown::{ShutdownOptions, ShutdownReport};
+use crate::tls::Acceptor;
 
 /// Commands that may wait for one worker.
 const CAPACITY: usize = 65_536;
@@ -41,6 +44,8 @@ pub(crate) enum Command {
     /// Give a slot to a socket that another worker accepted. Dropping it closes the socket and
     /// gives its place back.
     Settle { socket: AcceptedSocket, place: Place },
+    /// The same for one that another server has accepted and upgraded.
+    Adopt(Box<Adoption>),
 }
 
 /// A closure that runs on a worker's thread.
@@ -60,7 +65,7 @@ impl Command {
 
     /// True if it carries a connection.
     fn is_newcomer(&self) -> bool {
-        matches!(self, Self::Settle { .. })
+        matches!(self, Self::Settle { .. } | Self::Adopt(_))
     }
 }
 
@@ -112,10 +117,15 @@ impl Mailbox {
     /// The same for commands that cannot be lost and are few by nature: at most one for each
     /// connection. Never full.
     pub(crate) fn post_always(&self, command: Command) -> Result<(), SendError> {
+        self.post_newcomer(command).map_err(|_command| SendError::Stopped)
+    }
+
+    /// The same; gives the command back if the worker has ended.
+    pub(crate) fn post_newcomer(&self, command: Command) -> Result<(), Command> {
         {
             let mut queue = self.lock();
             if queue.stopped {
-                return Err(SendError::Stopped);
+                return Err(command);
             }
             queue.commands.push_back(command);
         }
@@ -168,6 +178,7 @@ pub(crate) struct Shared {
     pub(crate) mailboxes: Vec<Mailbox>,
     /// Who has a place, on which worker.
     pub(crate) places: Arc<Places>,
+    pub(crate) paths: Arc<Paths>,
     /// Milliseconds that the shutdown may take from the moment a worker notices; `NOT_STOPPING`
     /// until someone asks.
     pub(crate) shutdown_grace_ms: AtomicU64,
@@ -183,6 +194,8 @@ pub(crate) struct Shared {
     final_report: OnceLock<ShutdownReport>,
     /// One per worker, who is the only one to write to it.
     pub(crate) counters: Vec<Counters>,
+    /// What connections that are accepted have to speak; `None` is plaintext.
+    pub(crate) tls: Option<Acceptor>,
     /// What other threads than the workers add to [`Stats::undelivered`].
     pub(crate) undelivered: AtomicU64,
     /// What other threads than the workers add to [`Stats::publish_refused`].
@@ -193,12 +206,13 @@ pub(crate) struct Shared {
 pub(crate) const NOT_STOPPING: u64 = u64::MAX;
 
 impl Shared {
-    pub(crate) fn new(config: &Config) -> Self {
+    pub(crate) fn new(config: &Config, paths: Arc<Paths>) -> Self {
         let workers = usize::from(config.workers);
         let (max, max_per_ip) = (config.max_connections, config.max_connections_per_ip);
         Self {
             mailboxes: (0..workers).map(|_| Mailbox::default()).collect(),
             places: Arc::new(Places::new(workers, max, max_per_ip)),
+            paths,
             shutdown_grace_ms: AtomicU64::new(NOT_STOPPING),
             topics: Arc::new(TopicIndex::new(workers)),
             shutdown_spread_ms: AtomicU64::new(u64::MAX),
@@ -207,6 +221,7 @@ impl Shared {
             report: Mutex::default(),
             final_report: OnceLock::new(),
             counters: (0..workers).map(|_| Counters::default()).collect(),
+            tls: None,
             undelivered: AtomicU64::new(0),
             publish_refused: AtomicU64::new(0),
         }
@@ -223,6 +238,16 @@ impl Shared {
     /// True once somebody asked for a shutdown.
     pub(crate) fn is_stopping(&self) -> bool {
         self.shutdown_grace_ms.load(Ordering::Acquire) != NOT_STOPPING
+    }
+
+    /// True once workers take no new connections any more, or will not in a moment.
+    pub(crate) fn refuses_newcomers(&self) -> bool {
+        let announced_ms = self.shutdown_announce_ms.load(Ordering::Acquire);
+        self.is_stopping()
+            && self
+                .asked
+                .get()
+                .is_none_or(|asked| asked.elapsed().as_millis() >= announced_ms.into())
     }
 
     /// Asks all workers to stop; the shortest of several requests wins, figure by figure.
@@ -276,6 +301,8 @@ macro_rules! counters {
             /// Requests that were refused, by reason. Answers of the application with an error
             /// status are in `refused` only.
             pub refusals: Refusals,
+            /// TLS connections that failed, by reason, in the handshake or later.
+            pub tls_failures: TlsFailures,
             /// How long the turns of the workers took.
             pub turns: TurnTimes,
             $($(#[$doc])* pub $name: u64,)*
@@ -328,6 +355,7 @@ macro_rules! counters {
                     &mut stats.closes_received,
                     &mut stats.closes_sent,
                     &mut stats.refusals,
+                    &mut stats.tls_failures,
                     &mut stats.turns,
                 );
             }
@@ -349,7 +377,13 @@ macro_rules! counters {
 counters! {
     /// TCP or Unix connections accepted.
     accepted,
-    /// Opening handshakes completed.
+    /// Connections taken over with [`Handle::adopt`](crate::Handle::adopt); not in `accepted`.
+    adopted,
+    /// TLS handshakes completed.
+    tls_handshakes,
+    /// Those of them that resumed an earlier session.
+    tls_resumed,
+    /// Opening handshakes completed, those of adopted connections included.
     opened,
     /// Connections closed at once, because their address had `max_connections_per_ip` already.
     refused_per_ip,

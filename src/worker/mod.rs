@@ -18,6 +18,7 @@
 //! carries it out after the handler has returned. So no handler runs inside another.
 
 mod accepting;
+pub(crate) mod adopting;
 pub(crate) mod core;
 mod deadlines;
 mod ends;
@@ -30,6 +31,7 @@ mod reading;
 mod receiving;
 pub(crate) mod route;
 pub(crate) mod schedule;
+mod secure;
 pub(crate) mod sending;
 pub(crate) mod shutdown;
 #[cfg(test)]
@@ -131,6 +133,7 @@ impl Worker {
         let due_ms = self.crank.due_ms();
         let timeout_ms = (due_ms != NEVER).then(|| due_ms.saturating_sub(self.crank.core.now_ms));
         let mut more = self.receive(timeout_ms)?;
+        self.crank.shake_hands();
         let now_ms = self.crank.core.now_ms;
         if now_ms > due_ms.saturating_add(STALL_MS) {
             // One look does not bring everything that came during a stall, and whoever has sent
@@ -211,7 +214,7 @@ impl Crank {
     /// Until when the next wait may last; not before now, and [`NEVER`] for no end.
     #[inline]
     fn due_ms(&self) -> u64 {
-        if !self.core.notices.is_empty() {
+        if !self.core.notices.is_empty() || !self.core.handshakes.is_empty() {
             return self.core.now_ms;
         }
         self.earliest_ms().max(self.core.now_ms)
@@ -295,6 +298,7 @@ impl Crank {
                 Command::Close { id, code, reason } => {
                     self.core.close(id, code, &reason);
                 }
+                Command::Adopt(adoption) => self.adopt(*adoption),
                 Command::Settle { socket, place } => self.settled(socket, place),
                 Command::Run(Job(job)) => {
                     let worker = &mut WorkerContext::new(&mut self.core, None);

@@ -1,5 +1,6 @@
 //! Which path leads where.
 
+use std::any::TypeId;
 use std::fmt;
 use std::ops::Range;
 
@@ -34,6 +35,8 @@ pub(crate) struct Paths {
     router: Router<Entry>,
     websockets: Vec<WebSocketRoute>,
     subprotocols: Vec<String>,
+    /// Of each route's sessions.
+    session_types: Vec<TypeId>,
 }
 
 /// The most subprotocols of all routes together; the numbers above are for other purposes.
@@ -104,6 +107,15 @@ impl Paths {
     /// True if nothing is served at all.
     pub(crate) fn is_empty(&self) -> bool {
         self.router.iter().next().is_none()
+    }
+
+    /// Says of which type the sessions of the next route are, in the order of the routes.
+    pub(crate) fn note_session_type<S: 'static>(&mut self) {
+        self.session_types.push(TypeId::of::<S>());
+    }
+
+    pub(crate) fn session_type(&self, route: u16) -> TypeId {
+        self.session_types.get(usize::from(route)).copied().unwrap_or(TypeId::of::<Self>())
     }
 
     /// The settings of a WebSocket route.

@@ -24,7 +24,10 @@ impl Crank {
         core.tally.bytes_received += bytes.len() as u64;
         match &connection.phase {
             Phase::Live(live)
-                if !connection.reading_paused && !connection.pinged && !live.streams =>
+                if !connection.reading_paused
+                    && !connection.pinged
+                    && !live.streams
+                    && connection.tls.is_none() =>
             {
                 let (route, session) = (usize::from(live.route), live.session);
                 let mut input = &mut *bytes;
@@ -51,7 +54,7 @@ impl Crank {
         }
     }
 
-    /// Input that is not simply that of an open connection.
+    /// Input that is not simply that of an open connection in the clear.
     #[inline(never)]
     fn received_otherwise(&mut self, id: ConnectionId, bytes: &mut [u8]) {
         let core = &mut self.core;
@@ -61,6 +64,18 @@ impl Crank {
             connection.deadline_ms = NEVER;
             core.arm_timer(id);
         }
+        let Some(connection) = core.table.get_mut(id) else { return };
+        if connection.tls.is_some() {
+            self.unseal(id, bytes);
+        } else {
+            self.dispatch(id, bytes);
+        }
+    }
+
+    /// Gives plaintext to the stage that the connection is in.
+    #[inline]
+    pub(super) fn dispatch(&mut self, id: ConnectionId, bytes: &mut [u8]) {
+        let core = &mut self.core;
         let Some(connection) = core.table.get_mut(id) else { return };
         match &mut connection.phase {
             Phase::Live(_) => self.take_input(id, bytes),

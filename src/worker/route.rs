@@ -10,6 +10,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use slab::Slab;
 
 use super::Core;
+use super::adopting::{AnyMaker, Maker};
 use crate::connection::Phase;
 use crate::context::WorkerContext;
 use crate::driver::ConnectionId;
@@ -20,7 +21,7 @@ use crate::http::Response;
 use crate::protocol::{Event, Message, ProtocolError};
 use crate::publish::{Dropped, Subscription};
 use crate::upgrade::ticket::{Pending, Waiting};
-use crate::upgrade::{Decision, Upgrade, UpgradeRequest};
+use crate::upgrade::{Decision, Session, Upgrade, UpgradeRequest};
 use crate::websocket::WebSocket;
 
 /// The most address space that the sessions of one route take before they are there.
@@ -75,6 +76,15 @@ pub(crate) enum Verdict {
     Panicked,
 }
 
+/// What came of beginning a session without an upgrade request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Begun {
+    Session(u32),
+    /// The session type has no default, and nobody said how to make one.
+    Nothing,
+    Panicked,
+}
+
 /// A handler whose session type is known only inside.
 pub(crate) trait Route {
     /// Lets the application decide about an upgrade request.
@@ -82,6 +92,9 @@ pub(crate) trait Route {
 
     /// What was decided about an upgrade that the application had put off.
     fn decided(&mut self, pending: &dyn Any) -> Verdict;
+
+    /// Begins the session of a connection whose upgrade another server has accepted.
+    fn begin(&mut self, maker: Option<AnyMaker>) -> Begun;
 
     /// Drops the session of an upgrade that was accepted, but could not be answered so.
     fn abandon(&mut self, session: u32) -> Outcome;
@@ -130,13 +143,16 @@ impl<H: Handler> RouteOf<H> {
         Self { handler, sessions: Slab::with_capacity(capacity.min(most)) }
     }
 
+    fn insert(&mut self, session: H::Session) -> u32 {
+        let key = self.sessions.insert(session);
+        u32::try_from(key).expect("as many sessions as connections, fewer than 2^32")
+    }
+
     fn obey(&mut self, upgrade: Upgrade<H::Session>) -> Verdict {
         let Upgrade { decision, subprotocol, headers } = upgrade;
         match decision {
             Decision::Accept(session) => {
-                let key = self.sessions.insert(session);
-                let session =
-                    u32::try_from(key).expect("as many sessions as connections, fewer than 2^32");
+                let session = self.insert(session);
                 Verdict::Accept { session, subprotocol, headers }
             }
             Decision::Reject(response) => Verdict::Reject(response),
@@ -160,6 +176,21 @@ impl<H: Handler> Route for RouteOf<H> {
         debug_assert!(waiting.is_some(), "made by this route");
         let upgrade = waiting.and_then(Waiting::take);
         self.obey(upgrade.unwrap_or_else(Upgrade::failed))
+    }
+
+    fn begin(&mut self, maker: Option<AnyMaker>) -> Begun {
+        let mut session = None;
+        let called = guard(|| {
+            session = match maker {
+                Some(maker) => maker.downcast::<H::Session>().map(|Maker(make)| make()),
+                None => H::Session::initial(),
+            };
+        });
+        match session {
+            _ if called == Outcome::Panicked => Begun::Panicked,
+            Some(session) => Begun::Session(self.insert(session)),
+            None => Begun::Nothing,
+        }
     }
 
     fn abandon(&mut self, session: u32) -> Outcome {
@@ -227,17 +258,12 @@ impl<H: Handler> Route for RouteOf<H> {
             if outcome == Outcome::Panicked {
                 return Fed::Panicked;
             }
-            if !core.doomed.is_empty() {
+            if !core.doomed.is_empty() || core.look_again && core.is_ahead(id) {
                 return Fed::Interrupted;
             }
             if !more {
-                // What the connection has to send is sent next, and then it is seen whether its
-                // peer may go on.
                 core.expect_more(false);
                 return Fed::Everything;
-            }
-            if core.look_again && core.is_ahead(id) {
-                return Fed::Interrupted;
             }
             debug_assert!(!core.is_ahead(id), "whoever gets ahead says so");
         }

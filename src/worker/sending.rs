@@ -118,6 +118,9 @@ impl Core {
             // The flush failed, and the connection is about to end.
             return Err(SendError::Gone);
         }
+        if connection.tls.is_some() {
+            return self.send_sealed(id, &header, message.payload());
+        }
         // The batch so far, the header and the payload in one call, in order.
         outgoing.append();
         let payload = message.payload();

@@ -44,6 +44,7 @@ impl Stopping {
             CloseCause::Peer | CloseCause::Local => &mut self.report.closed_cleanly,
             CloseCause::Ended
             | CloseCause::Io(_)
+            | CloseCause::Tls
             | CloseCause::Protocol(_)
             | CloseCause::HandlerPanicked => &mut self.report.lost,
             CloseCause::IdleTimeout

@@ -35,14 +35,15 @@ enum Answer {
 }
 
 /// An accepted upgrade: its session has begun, its 101 is written.
-struct Opening {
-    route: u16,
-    session: u32,
+pub(super) struct Opening {
+    pub(super) route: u16,
+    pub(super) session: u32,
     /// As [`Connection::subprotocol`](crate::connection::Connection::subprotocol) keeps it.
-    agreed: u16,
+    pub(super) agreed: u16,
     /// The name, if that is `CHOSEN`.
-    chosen: Option<Box<str>>,
-    response: Vec<u8>,
+    pub(super) chosen: Option<Box<str>>,
+    /// Empty if somebody else has sent it.
+    pub(super) response: Vec<u8>,
 }
 
 /// The connection that a request came on.
@@ -64,6 +65,16 @@ impl PeerAddr for Peer<'_> {
         let source = proxied.or_else(|| self.peer_addr());
         self.core.config.trust.client_ip(source.map(|addr| addr.ip()), head)
     }
+
+    fn is_secure(&self) -> bool {
+        self.core.table.get(self.id).is_some_and(|connection| connection.tls.is_some())
+    }
+
+    #[cfg(feature = "tls-no-provider")]
+    fn certificates(&self) -> Vec<&[u8]> {
+        let tls = self.core.table.get(self.id).and_then(|connection| connection.tls.as_ref());
+        tls.map_or(Vec::new(), |tls| tls.peer_certificates())
+    }
 }
 
 impl Core {
@@ -81,6 +92,14 @@ impl Core {
 }
 
 impl Crank {
+    /// Whether the next bytes of this connection belong to a PROXY header.
+    pub(super) fn expects_proxy_header(&self, id: ConnectionId) -> bool {
+        match self.core.table.get(id).map(|connection| &connection.phase) {
+            Some(Phase::Upgrade(Some(upgrading))) => upgrading.awaits_proxy_header,
+            _ => self.core.begins_with_proxy_header(id),
+        }
+    }
+
     /// Bytes of a connection whose request head is not complete.
     pub(super) fn upgrade(&mut self, id: ConnectionId, bytes: &mut [u8]) {
         let core = &mut self.core;
@@ -136,7 +155,9 @@ impl Crank {
                 upgrading.proxied = header.source;
                 let mut rest = upgrading.head.split_off(header.len);
                 upgrading.head.clear();
-                if !rest.is_empty() {
+                if !rest.is_empty() && connection.tls.is_some() {
+                    self.take_handshake(id, &rest);
+                } else if !rest.is_empty() {
                     self.upgrade(id, &mut rest);
                 }
             }
@@ -340,7 +361,7 @@ impl Crank {
     }
 
     /// The opening handshake succeeded: the connection is open from here on.
-    fn open(&mut self, id: ConnectionId, opening: Opening, rest: &mut [u8]) {
+    pub(super) fn open(&mut self, id: ConnectionId, opening: Opening, rest: &mut [u8]) {
         let Opening { route, session, agreed, chosen, response } = opening;
         let core = &mut self.core;
         let Some(connection) = core.table.get_mut(id) else { return };
@@ -359,11 +380,13 @@ impl Crank {
         if let Some(name) = chosen {
             core.chosen_subprotocols.insert(id.slot() as u32, name);
         }
-        let outgoing = connection.outgoing.get_or_insert_with(|| core.outgoing.take());
-        outgoing.append().extend_from_slice(&response);
         core.tally.opened += 1;
+        if !response.is_empty() {
+            let outgoing = connection.outgoing.get_or_insert_with(|| core.outgoing.take());
+            outgoing.append().extend_from_slice(&response);
+            core.mark_dirty(id);
+        }
         core.limit_lifetime(id);
-        core.mark_dirty(id);
         core.arm_timer(id);
         let outcome = self.routes[usize::from(route)].call(core, id, session, Call::Open);
         if outcome == Outcome::Panicked {
@@ -386,7 +409,7 @@ impl Crank {
     }
 
     /// Sends the last bytes of a connection that never opened.
-    fn end_with(&mut self, id: ConnectionId, response: &[u8]) {
+    pub(super) fn end_with(&mut self, id: ConnectionId, response: &[u8]) {
         let core = &mut self.core;
         let deadline_ms = core.drain_deadline();
         let Some(connection) = core.table.get_mut(id) else { return };

@@ -12,7 +12,7 @@ use mio::Poll;
 
 use crate::args::{CountSyscalls, Traffic};
 use crate::batch::Batch;
-use crate::compare::cell::{Cell, Task};
+use crate::compare::cell::{Cell, Deflate, Task};
 use crate::compare::contestant::{Contestant, Places};
 use crate::connect::Churn;
 use crate::dial::{Dialer, MODEST_CONCURRENCY};
@@ -26,7 +26,7 @@ use crate::process::Memory;
 use crate::progress::Progress;
 use crate::server::Server;
 use crate::syscalls::Tool;
-use crate::target::Target;
+use crate::target::{self, Target};
 use crate::watch::Observed;
 
 /// Not measured, before the first round of a cell.
@@ -219,7 +219,10 @@ impl Bench<'_> {
     /// Where a server is: its target and its process.
     fn place(&self, number: usize) -> Result<(Target, u32), Failure> {
         let server = self.servers[number].as_ref().ok_or_else(|| Failure::new("no server"))?;
-        Ok((Target::parse(server.url()).map_err(Failure::new)?, server.pid()))
+        let target = Target::parse(server.url()).map_err(Failure::new)?;
+        let deflate = self.result.cell.deflate != Deflate::Off;
+        let manner = target::Manner { deflate, ..target::Manner::default() };
+        Ok((target.spoken_to(manner), server.pid()))
     }
 
     /// Windows in turn.

@@ -10,6 +10,8 @@ pub(crate) mod budget;
 pub(crate) mod cell;
 pub(crate) mod contestant;
 pub(crate) mod measure;
+pub(crate) mod plots;
+pub(crate) mod save;
 pub(crate) mod summary;
 pub(crate) mod tables;
 
@@ -46,8 +48,8 @@ pub(crate) fn run(options: &args::Compare, progress: &mut Progress) -> Result<Ou
     }
     let contestants = choose(&options.who)?;
     let cells = cells(options)?;
-    let places = places()?;
-    if options.build {
+    let places = places(options)?;
+    if options.build && options.peers.is_none() {
         build(&contestants, &places)?;
     }
     let most = cells.iter().map(|cell| cell.connections).max().unwrap_or(1);
@@ -61,6 +63,14 @@ pub(crate) fn run(options: &args::Compare, progress: &mut Progress) -> Result<Ou
         server_cpu: options.server_cpu,
     };
     let results = measure(&contestants, &cells, &places, &manner, progress)?;
+    if results.iter().all(|result| result.rounds.iter().flatten().all(Option::is_none)) {
+        let reasons = results.iter().flat_map(|result| contestants.iter().zip(&result.absent));
+        let reasons: Vec<String> = reasons
+            .filter_map(|(who, why)| Some(format!("{}: {}", who.name(), why.as_ref()?)))
+            .take(contestants.len())
+            .collect();
+        return Err(Failure::new(format!("nobody could be measured; {}", reasons.join("; "))));
+    }
     Ok(Outcome { contestants, results, manner })
 }
 
@@ -120,11 +130,14 @@ fn cells(options: &args::Compare) -> Result<Vec<Cell>, Failure> {
 }
 
 /// Examples are where cargo put this program, peers beside that.
-fn places() -> Result<Places, Failure> {
+fn places(options: &args::Compare) -> Result<Places, Failure> {
     let program = std::env::current_exe().context(|| "cannot find this program")?;
     let profile = program.parent().unwrap_or(Path::new("."));
     let target = profile.parent().unwrap_or(profile);
-    Ok(Places { examples: profile.join("examples"), peers: target.join("peers") })
+    Ok(Places {
+        examples: options.examples.clone().unwrap_or_else(|| profile.join("examples")),
+        peers: options.peers.clone().unwrap_or_else(|| target.join("peers")),
+    })
 }
 
 /// Lets the script beside the peers build what is missing. It names what it cannot build, and that

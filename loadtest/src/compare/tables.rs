@@ -230,6 +230,51 @@ const FIGURES: [(Figure, &str); 9] = [
     (Figure::P9999, "p99.99_ns"),
 ];
 
+/// A line per cell, contestant and figure.
+pub(crate) fn csv(outcome: &Outcome) -> String {
+    let names = [
+        "cell",
+        "connections",
+        "size_bytes",
+        "depth",
+        "content",
+        "tls",
+        "deflate",
+        "server",
+        "figure",
+        "median",
+        "ratio",
+        "rounds",
+        "disturbed",
+    ];
+    let baseline = baseline(outcome);
+    let mut rows = Vec::new();
+    for result in &outcome.results {
+        let (kept, cell) = (kept(result), &result.cell);
+        for (number, contestant) in outcome.contestants.iter().enumerate() {
+            for (figure, name) in FIGURES {
+                let Some(summary) = summarise(&kept, number, baseline, figure) else { continue };
+                rows.push(vec![
+                    cell.name(),
+                    cell.connections.to_string(),
+                    cell.size.to_string(),
+                    cell.depth.to_string(),
+                    cell.content.name().to_owned(),
+                    cell.tls.to_string(),
+                    cell.deflate.name().to_owned(),
+                    contestant.name(),
+                    name.to_owned(),
+                    summary.median.to_string(),
+                    summary.ratio.map_or(String::new(), |ratio| ratio.to_string()),
+                    summary.rounds.to_string(),
+                    kept.disturbed.to_string(),
+                ]);
+            }
+        }
+    }
+    crate::csv::rows(&names, rows)
+}
+
 fn cell_json(outcome: &Outcome, result: &CellResult) -> Value {
     let baseline = baseline(outcome);
     let kept = kept(result);

@@ -139,7 +139,10 @@ impl HeadScanner {
                         }
                     }
                 }
-                State::Version if window[at..].starts_with(USUAL_VERSION) => {
+                State::Version
+                    if at == self.part_start as usize
+                        && window[at..].starts_with(USUAL_VERSION) =>
+                {
                     at += USUAL_VERSION.len();
                     self.state = State::LineStart;
                 }
@@ -300,7 +303,7 @@ mod tests {
 
     #[test]
     fn refuses_at_the_first_impossible_byte() {
-        let cases: [(&[u8], usize, Refusal); 30] = [
+        let cases: [(&[u8], usize, Refusal); 32] = [
             // TLS, HTTP/2, PROXY v1 and v2.
             (b"\x16\x03\x01", 1, Refusal::MalformedRequestLine),
             (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 5, Refusal::InvalidTarget),
@@ -324,6 +327,9 @@ mod tests {
             (b"GET / HTTP/0.9", 12, Refusal::HttpVersion),
             (b"GET / HTTP/1,1", 13, Refusal::MalformedRequestLine),
             (b"GET / HTTP/1.1 \r\n", 15, Refusal::MalformedRequestLine),
+            // A good version behind a bad one.
+            (b"GET / HTTP/1.5HTTP/1.1\r\n", 15, Refusal::MalformedRequestLine),
+            (b"GET / HTTHTTP/1.1\r\n", 10, Refusal::MalformedRequestLine),
             (b"GET / HTTP/1.1\n", 15, Refusal::BareLineFeed),
             (b"GET / HTTP/1.1\rH", 16, Refusal::BareCarriageReturn),
             (b"GET / HTTP/1.1\r\n\n", 17, Refusal::BareLineFeed),

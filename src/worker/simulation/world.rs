@@ -97,13 +97,14 @@ impl World {
             .add_page("/page", Box::new(|_| Response::new(200).body(vec![b'p'; PAGE])))
             .expect("a good pattern");
         let config = Arc::new(config);
-        let shared = Arc::new(Shared::new(&config));
+        let paths = Arc::new(paths);
+        let shared = Arc::new(Shared::new(&config, Arc::clone(&paths)));
         let worker = Worker::new(
             0,
             Box::new(driver),
             memory,
             vec![route],
-            Arc::new(paths),
+            paths,
             Arc::clone(&config),
             Arc::clone(&shared),
         );

@@ -1,0 +1,19 @@
+//! Echo on tokio-tungstenite.
+
+use futures_util::{SinkExt, StreamExt};
+use tokio_tungstenite::accept_async;
+
+include!("../../common.rs");
+
+async fn serve(stream: TcpStream) {
+    let Ok(mut ws) = accept_async(stream).await else { return };
+    while let Some(Ok(message)) = ws.next().await {
+        if (message.is_text() || message.is_binary()) && ws.send(message).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn main() {
+    run(serve);
+}
