@@ -1,6 +1,6 @@
 //! Client of the Autobahn test suite's fuzzing server: the blocking client returns what arrives.
 //!
-//! `autobahn_client --url ws://HOST:PORT --agent NAME` asks how many cases there are, runs each by
+//! `autobahn_client --url ws://HOST:PORT --agent NAME` (and `--deflate MODE`) asks how many cases there are, runs each by
 //! echoing what arrives, and has the suite write its report; `tests/conformance/run` judges that.
 //! Status 0 when all cases ran, 2 for wrong arguments, otherwise 1.
 
@@ -9,8 +9,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use lexopt::{Arg, ValueExt};
-use wirelane::Limits;
 use wirelane::client::blocking::{Client, ClientError, Received};
+use wirelane::{Deflate, Limits};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -18,10 +18,11 @@ const USAGE: &str = "\
 options:
   --url ws://HOST:PORT        the fuzzing server, needed
   --agent NAME                name in its report             [wirelane]
+  --deflate off|shared|dedicated                             [off]
 ";
 
 fn main() -> ExitCode {
-    let (url, agent) = match parse(lexopt::Parser::from_env()) {
+    let arguments = match parse(lexopt::Parser::from_env()) {
         Ok(Some(arguments)) => arguments,
         Ok(None) => {
             print!("{USAGE}");
@@ -32,7 +33,7 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    match run_cases(&url, &agent) {
+    match run_cases(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error}");
@@ -41,11 +42,15 @@ fn main() -> ExitCode {
     }
 }
 
-/// The server's URL and the agent's name; `None` if only help was asked for.
-fn parse(
-    mut parser: lexopt::Parser,
-) -> std::result::Result<Option<(String, String)>, lexopt::Error> {
-    let (mut url, mut agent) = (None, String::from("wirelane"));
+struct Arguments {
+    url: String,
+    agent: String,
+    deflate: Deflate,
+}
+
+/// `None` if only help was asked for.
+fn parse(mut parser: lexopt::Parser) -> std::result::Result<Option<Arguments>, lexopt::Error> {
+    let (mut url, mut agent, mut deflate) = (None, String::from("wirelane"), Deflate::off());
     while let Some(argument) = parser.next()? {
         match argument {
             Arg::Long("help") | Arg::Short('h') => return Ok(None),
@@ -57,13 +62,23 @@ fn parse(
                 url = Some(given.trim_end_matches('/').to_owned());
             }
             Arg::Long("agent") => agent = parser.value()?.string()?,
+            Arg::Long("deflate") => {
+                deflate = match parser.value()?.string()?.as_str() {
+                    "off" => Deflate::off(),
+                    "shared" => Deflate::shared(),
+                    "dedicated" => Deflate::dedicated(15),
+                    _ => return Err("--deflate: write off, shared or dedicated".into()),
+                };
+            }
             _ => return Err(argument.unexpected()),
         }
     }
-    Ok(Some((url.ok_or("needs --url ws://HOST:PORT")?, agent)))
+    let url = url.ok_or("needs --url ws://HOST:PORT")?;
+    Ok(Some(Arguments { url, agent, deflate }))
 }
 
-fn run_cases(url: &str, agent: &str) -> Result<()> {
+fn run_cases(Arguments { url, agent, deflate }: &Arguments) -> Result<()> {
+    let connect = |url: &str| connect(url, *deflate);
     let Received::Text(count) = connect(&format!("{url}/getCaseCount"))?.receive()? else {
         return Err("the number of cases is not a text".into());
     };
@@ -79,11 +94,11 @@ fn run_cases(url: &str, agent: &str) -> Result<()> {
     Ok(echo(connect(&format!("{url}/updateReports?agent={agent}"))?)?)
 }
 
-fn connect(url: &str) -> std::result::Result<Client, ClientError> {
+fn connect(url: &str, deflate: Deflate) -> std::result::Result<Client, ClientError> {
     // The suite's largest messages; 9.3.1 is 4 MiB in 65,536 fragments and an empty last one.
     let limits = Limits::new().max_message(16 * 1024 * 1024).max_fragments(128 * 1024);
     let longest_silence = Duration::from_secs(30);
-    Client::builder().limits(limits).read_timeout(longest_silence).connect(url)
+    Client::builder().limits(limits).deflate(deflate).read_timeout(longest_silence).connect(url)
 }
 
 /// Returns every message, until the end.

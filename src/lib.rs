@@ -114,6 +114,7 @@ mod http;
 mod origins;
 mod outgoing;
 mod publish;
+mod random;
 mod route_options;
 mod server;
 mod shutdown;
@@ -128,8 +129,8 @@ pub use adopt::{AdoptError, Negotiated, NotAdopted};
 pub use config::Accept;
 pub use context::{TimerError, TimerId, WorkerContext};
 pub use driver::{
-    ConnectedSocket, ConnectionId, DriverChoice as Driver, InvalidDriverChoice as InvalidDriver,
-    InvalidListenAddr, ListenAddr,
+    BoundListener, ConnectedSocket, ConnectionId, DriverChoice as Driver,
+    InvalidDriverChoice as InvalidDriver, InvalidListenAddr, ListenAddr,
 };
 pub use error::{Close, CloseCause, Error, SendError};
 pub use figures::{CloseCodes, Refusals, TlsFailures, TurnTimes};
@@ -138,7 +139,7 @@ pub use handle::Handle;
 pub use handler::Handler;
 pub use http::{QueryPairs, Request, Response};
 pub use origins::Origins;
-pub use protocol::{CloseCode, Limits, Message};
+pub use protocol::{CloseCode, Deflate, DeflateParameters, Limits, Message};
 pub use publish::{
     DropReason, Dropped, PreparedMessage, Publication, Published, SlowSubscriber, SubscribeError,
     Subscription,
@@ -149,7 +150,7 @@ pub use shutdown::{ShutdownOptions, ShutdownReport};
 pub use tls::TlsFailure;
 pub use trust::ForwardedHeader;
 pub use upgrade::{Gone, Session, Upgrade, UpgradeRequest, UpgradeTicket};
-pub use websocket::{SendStatus, WebSocket};
+pub use websocket::{SendOptions, SendStatus, WebSocket};
 pub use worker::mailbox::Stats;
 
 /// The README's examples compile.

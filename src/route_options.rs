@@ -1,6 +1,7 @@
 //! Settings of one WebSocket route.
 
 use crate::origins::Origins;
+use crate::protocol::Deflate;
 use crate::protocol::upgrade::is_token;
 
 /// Settings of one WebSocket route, for
@@ -19,6 +20,7 @@ use crate::protocol::upgrade::is_token;
 pub struct RouteOptions {
     pub(crate) origins: Option<Origins>,
     pub(crate) subprotocols: Vec<String>,
+    pub(crate) deflate: Option<Deflate>,
 }
 
 impl RouteOptions {
@@ -43,10 +45,22 @@ impl RouteOptions {
         self
     }
 
+    /// Whether and how messages of this route are compressed: [`Deflate::off`],
+    /// [`Deflate::shared`] or [`Deflate::dedicated`], whose documentation says what each costs and
+    /// when compression is dangerous. Default: what
+    /// [`ServerBuilder::deflate`](crate::ServerBuilder::deflate) says.
+    pub fn deflate(mut self, settings: Deflate) -> Self {
+        self.deflate = Some(settings);
+        self
+    }
+
     /// Says which setting is impossible.
     pub(crate) fn problem(&self) -> Option<(&'static str, String)> {
         if let Some(problem) = self.origins.as_ref().and_then(Origins::problem) {
             return Some(("origins", problem));
+        }
+        if let Some(Err(problem)) = self.deflate.as_ref().map(Deflate::check) {
+            return Some(("deflate", problem.into()));
         }
         for (index, name) in self.subprotocols.iter().enumerate() {
             // RFC 6455 4.1: subprotocols are tokens, and each is there once.

@@ -4,13 +4,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::client::DialId;
 use crate::config::millis;
 use crate::context::{TimerError, TimerId, WorkerContext};
 use crate::driver::ConnectionId;
 use crate::error::SendError;
 use crate::fragment::Fragment;
 use crate::handle::Handle;
-use crate::protocol::{CloseCode, Message};
+use crate::protocol::{CloseCode, DeflateParameters, Endpoint, Message};
 use crate::publish::{PreparedMessage, Publication, Published, SubscribeError};
 use crate::worker::Core;
 use crate::worker::schedule::Owner;
@@ -29,6 +30,42 @@ pub enum SendStatus {
     Dropped,
 }
 
+/// How one message is sent: see [`WebSocket::send_with`].
+///
+/// ```
+/// use wirelane::SendOptions;
+///
+/// let secret = SendOptions::new().compress(false);
+/// ```
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[must_use = "give it to `WebSocket::send_with`"]
+pub struct SendOptions {
+    compress: Option<bool>,
+}
+
+impl SendOptions {
+    /// As [`WebSocket::send`] does it.
+    pub const fn new() -> Self {
+        Self { compress: None }
+    }
+
+    /// Compresses the message whatever its length is, or not at all, on a connection with
+    /// compression; without one, nothing changes. An empty message is never compressed. Default:
+    /// from [`Deflate::threshold`](crate::Deflate::threshold) on.
+    pub const fn compress(mut self, compress: bool) -> Self {
+        self.compress = Some(compress);
+        self
+    }
+
+    #[inline]
+    pub(crate) fn compresses(self, endpoint: &Endpoint, len: usize) -> bool {
+        match self.compress {
+            None => endpoint.should_compress(len),
+            Some(compress) => compress && len > 0 && endpoint.deflate().is_some(),
+        }
+    }
+}
+
 /// A connection, as long as a handler's method runs.
 ///
 /// Everything sent is collected and leaves once, in call order, when the worker's turn ends. To
@@ -44,10 +81,21 @@ impl<S> WebSocket<'_, S> {
     /// kernel before the call returns; nothing is allocated while the queue has room.
     ///
     /// A message that meets an empty queue is always taken; otherwise the queue may grow up to
-    /// `max_backpressure` bytes.
+    /// `max_backpressure` bytes. With compression ([`Deflate`](crate::Deflate)) it is compressed
+    /// if it is long enough for that.
     #[inline]
     pub fn send<'m>(&mut self, message: impl Into<Message<'m>>) -> SendStatus {
         self.core.send(self.id, message.into()).unwrap_or(SendStatus::Dropped)
+    }
+
+    /// Sends a message in one frame with options that differ from those of the connection.
+    #[inline]
+    pub fn send_with<'m>(
+        &mut self,
+        message: impl Into<Message<'m>>,
+        options: SendOptions,
+    ) -> SendStatus {
+        self.core.send_with(self.id, message.into(), options).unwrap_or(SendStatus::Dropped)
     }
 
     /// Sends a part of a message (RFC 6455 5.4), so that a long one need not be in memory at once,
@@ -190,6 +238,12 @@ impl<S> WebSocket<'_, S> {
         self.core.subprotocol(self.id)
     }
 
+    /// How this connection is compressed, as agreed on in the opening handshake (RFC 7692); `None`
+    /// if it is not. See [`ServerBuilder::deflate`](crate::ServerBuilder::deflate).
+    pub fn deflate(&self) -> Option<DeflateParameters> {
+        self.core.deflate(self.id)
+    }
+
     /// The state of this connection. `ws.send(&format!("{}", ws.session().name))` compiles; to send
     /// a borrowed part of it as it is, clone that part first.
     pub fn session(&self) -> &S {
@@ -210,6 +264,13 @@ impl<S> WebSocket<'_, S> {
     /// The name of this connection for ever; see [`ConnectionId`].
     pub fn id(&self) -> ConnectionId {
         self.id
+    }
+
+    /// The dial that this connection came of, if this side has made it
+    /// ([`WorkerContext::connect`](crate::WorkerContext::connect)); `None` for one that was
+    /// accepted.
+    pub fn dial(&self) -> Option<DialId> {
+        self.core.dial_of(self.id)
     }
 
     /// Stops reading from the peer, so that its kernel's buffers and ours fill up and it has to

@@ -8,6 +8,7 @@ use std::time::Duration;
 use lexopt::prelude::*;
 
 use crate::batch::Content;
+use crate::serve::Service;
 use crate::target::{Manner, Speech, Target};
 
 /// Shown for `--help`, and after each complaint about the arguments.
@@ -25,9 +26,10 @@ Modes
   connect   opening handshakes per second
   idle      server memory per open connection (needs --server-pid)
   compare   our servers and others side by side, in turn
+  serve     a server for loads that our examples have no use for
   matrix    the echo example on epoll and io_uring over a grid of cells
 
-Every mode with a URL
+Every mode with --url
   --url URL            the server
   --pin CPU            run the load generator on this CPU
   --server-pid PID     read CPU time, memory and context switches of the server
@@ -42,6 +44,7 @@ echo, broadcast, relay
   --warmup TIME        not measured, before the window (default 1s)
   --text | --binary | --utf8 | --content text|binary|utf8|json
                        ASCII text (default), binary, text of 1- to 4-byte characters, JSON
+  --copies N           broadcast, relay: the server delivers each message so often (default 1)
   --verify             compare every byte that comes back, not only length and ends
   --syscalls           one more second with perf or strace: system calls per message
   --strace             the same, with strace even if perf works
@@ -86,7 +89,15 @@ matrix
   --server-cpu CPU     (default 0)
   --load-cpu CPU       (default 1)
   --markdown FILE      also writes the table there
-Output of every mode
+serve
+  --mode echo          each message comes back
+  --mode threads       each message is published by --publishers threads (default 4) through a
+                       Handle, by each of them --copies times (default 1)
+  --mode subscribe     from the second message on, a connection subscribes to --topics topics
+                       (default 100) and gets its message back
+  --listen ADDR        (default 127.0.0.1:9001)
+  --driver auto|epoll|io_uring
+Output of the other modes
   --json FILE          also writes the figures there
   --csv FILE           the same as comma-separated values
   --plot FILE.svg      draws them
@@ -113,6 +124,7 @@ pub(crate) enum Command {
     Idle(Idle),
     Matrix(Matrix),
     Compare(Compare),
+    Serve(Serve),
 }
 
 /// Where to connect, and what to watch meanwhile.
@@ -171,6 +183,8 @@ pub(crate) struct Echo {
     pub(crate) connections: usize,
     pub(crate) size: usize,
     pub(crate) depth: usize,
+    /// How often the server delivers each message to everybody.
+    pub(crate) copies: usize,
     pub(crate) content: Content,
     pub(crate) duration: Duration,
     pub(crate) warmup: Duration,
@@ -266,6 +280,17 @@ pub(crate) struct Compare {
     pub(crate) peers: Option<PathBuf>,
 }
 
+/// Mode `serve`.
+#[derive(Debug)]
+pub(crate) struct Serve {
+    pub(crate) service: Service,
+    pub(crate) listen: String,
+    pub(crate) driver: String,
+    pub(crate) publishers: usize,
+    pub(crate) copies: usize,
+    pub(crate) topics: usize,
+}
+
 /// A complaint about the arguments; the program prints it with [`USAGE`] and ends with status 2.
 #[derive(Debug)]
 pub(crate) struct UsageError(String);
@@ -321,6 +346,7 @@ pub(crate) fn parse(
         "connect" => given.into_connect().map(Command::Connect),
         "idle" => given.into_idle().map(Command::Idle),
         "compare" => given.into_compare().map(Command::Compare),
+        "serve" => given.into_serve().map(Command::Serve),
         _ => given.into_matrix().map(Command::Matrix),
     }
 }
@@ -334,7 +360,8 @@ const SUBJECT: &[&str] = &["url", "pin", "server-pid", "ca", "resume"];
 const OUTPUT: &[&str] = &["json", "csv", "plot", "quiet"];
 const CONTENT: &[&str] = &["text", "binary", "utf8", "content"];
 const WINDOW: &[&str] = &["duration", "warmup"];
-const ECHO: &[&str] = &["connections", "size", "depth", "verify", "syscalls", "strace", "deflate"];
+const ECHO: &[&str] =
+    &["connections", "size", "depth", "copies", "verify", "syscalls", "strace", "deflate"];
 const LATENCY: &[&str] = &["connections", "size", "rate", "verify", "deflate"];
 const CONNECT: &[&str] = &["concurrency", "abrupt", "deflate"];
 const IDLE: &[&str] = &["connections", "concurrency", "echo", "hold", "deflate"];
@@ -344,8 +371,10 @@ const COMPARE: &[&str] = &[
     "budget", "full", "quick", "cells", "who", "starts", "window", "no-build", "save", "examples",
     "peers",
 ];
-const ALL_GROUPS: &[&[&str]] =
-    &[SUBJECT, OUTPUT, CONTENT, WINDOW, ECHO, LATENCY, CONNECT, IDLE, SERVERS, MATRIX, COMPARE];
+const SERVE: &[&str] = &["mode", "listen", "driver", "publishers", "copies", "topics"];
+const ALL_GROUPS: &[&[&str]] = &[
+    SUBJECT, OUTPUT, CONTENT, WINDOW, ECHO, LATENCY, CONNECT, IDLE, SERVERS, MATRIX, COMPARE, SERVE,
+];
 
 fn options_of(mode: &str) -> Option<&'static [&'static [&'static str]]> {
     match mode {
@@ -355,6 +384,7 @@ fn options_of(mode: &str) -> Option<&'static [&'static [&'static str]]> {
         "idle" => Some(&[SUBJECT, OUTPUT, CONTENT, IDLE]),
         "matrix" => Some(&[OUTPUT, CONTENT, WINDOW, SERVERS, MATRIX]),
         "compare" => Some(&[OUTPUT, SERVERS, COMPARE]),
+        "serve" => Some(&[SERVE]),
         _ => None,
     }
 }
@@ -389,6 +419,12 @@ struct Given {
     server_cpu: Option<usize>,
     load_cpu: Option<usize>,
     markdown: Option<PathBuf>,
+    service: Option<Service>,
+    listen: Option<String>,
+    driver: Option<String>,
+    publishers: Option<usize>,
+    copies: Option<usize>,
+    topics: Option<usize>,
     rate: Option<f64>,
     budget: bool,
     full: bool,
@@ -446,6 +482,12 @@ impl Given {
             "server-cpu" => self.server_cpu = Some(parser.value()?.parse()?),
             "load-cpu" => self.load_cpu = Some(parser.value()?.parse()?),
             "markdown" => self.markdown = Some(parser.value()?.into()),
+            "mode" => self.service = Some(parser.value()?.parse()?),
+            "listen" => self.listen = Some(parser.value()?.string()?),
+            "driver" => self.driver = Some(parser.value()?.string()?),
+            "publishers" => self.publishers = Some(parser.value()?.parse()?),
+            "copies" => self.copies = Some(parser.value()?.parse()?),
+            "topics" => self.topics = Some(parser.value()?.parse()?),
             "rate" => self.rate = Some(parser.value()?.parse()?),
             "budget" => self.budget = true,
             "full" => self.full = true,
@@ -508,6 +550,13 @@ impl Given {
         let size = single("size", self.sizes.take(), 1024)?;
         let depth = single("depth", self.depths.take(), 1)?;
         check_cell(connections, size, depth)?;
+        let copies = self.copies.unwrap_or(1);
+        check_range("copies", copies, 1, MAX_DEPTH)?;
+        if copies > 1 && (traffic == Traffic::Echo || depth > 1) {
+            return Err(UsageError(
+                "--copies is for broadcast and relay with --depth 1".to_owned(),
+            ));
+        }
         if traffic == Traffic::Relay {
             check_range("connections", connections, 2, MAX_CONNECTIONS)?;
         }
@@ -517,6 +566,7 @@ impl Given {
             connections,
             size,
             depth,
+            copies,
             content: self.content.unwrap_or(Content::Ascii),
             duration: self.window(Duration::from_secs(5))?,
             warmup: self.warmup.unwrap_or(Duration::from_secs(1)),
@@ -617,6 +667,22 @@ impl Given {
             save: self.save.take(),
             examples: self.examples.take(),
             peers: self.peers.take(),
+        })
+    }
+
+    fn into_serve(self) -> Result<Serve, UsageError> {
+        let (publishers, copies) = (self.publishers.unwrap_or(4), self.copies.unwrap_or(1));
+        let topics = self.topics.unwrap_or(100);
+        check_range("publishers", publishers, 1, 256)?;
+        check_range("copies", copies, 1, MAX_DEPTH)?;
+        check_range("topics", topics, 0, 100_000)?;
+        Ok(Serve {
+            service: self.service.ok_or_else(|| UsageError("--mode is missing".to_owned()))?,
+            listen: self.listen.unwrap_or_else(|| "127.0.0.1:9001".to_owned()),
+            driver: self.driver.unwrap_or_else(|| "auto".to_owned()),
+            publishers,
+            copies,
+            topics,
         })
     }
 
@@ -795,6 +861,9 @@ mod tests {
         assert!(complaint("idle --url ws://h/").contains("--server-pid"));
         assert!(complaint("matrix --drivers epoll").contains("two names"));
         assert!(complaint("latency --url ws://h/").contains("--rate"));
+        assert!(complaint("echo --url ws://h/ --copies 2").contains("--copies"));
+        assert!(complaint("serve").contains("--mode"));
+        assert!(complaint("serve --mode sing").contains("echo, threads or subscribe"));
         assert!(complaint("echo --url ws://h/ --ca a.pem").contains("wss"));
         assert!(complaint("echo --url tcp://h:1/ --deflate").contains("--deflate"));
         assert!(complaint("echo --url ws://h/ --content xml").contains("'xml'"));

@@ -7,6 +7,7 @@
 //!           fanout ───> dial ──> link
 //!           latency ──> dial ──> pace ──> link
 //!           compare ──> server, and one of these loads at a time
+//!           serve ────> a server for two loads of its own
 //!           matrix ──> echo, once per driver, cell and round
 //! ```
 //!
@@ -35,6 +36,7 @@ mod process;
 mod progress;
 mod replies;
 mod report;
+mod serve;
 mod server;
 mod socket;
 mod syscalls;
@@ -126,6 +128,7 @@ fn run(command: &Command) -> Result<(), Failure> {
             })
         }),
         Command::Compare(options) => compare(options),
+        Command::Serve(options) => serve::run(options),
         Command::Matrix(options) => with_output(&options.output, |progress| {
             let markdown = options.markdown.as_deref().map(FigureFile::open).transpose()?;
             let cells = matrix::run(options, progress)?;

@@ -122,6 +122,7 @@ fn one_run(
         connections: cell.connections,
         size: cell.size,
         depth: cell.depth,
+        copies: 1,
         content: options.content,
         duration: options.duration,
         warmup: options.warmup,

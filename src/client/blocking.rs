@@ -2,8 +2,8 @@
 //!
 //! In: an address, then messages to send. Out: what the server sends, as owned values. Every
 //! rule of RFC 6455 is kept by [`protocol`](crate::protocol); here is only what it leaves to its
-//! user: a socket, random bytes and deadlines. It starts no thread, follows no redirect, offers
-//! no extension and speaks no TLS.
+//! user: a socket, random bytes and deadlines. It starts no thread, follows no redirect and
+//! speaks no TLS.
 //!
 //! ```text
 //!  socket --read--> buffer --> Endpoint::receive --> Received (owned)
@@ -52,14 +52,16 @@
 //! ```
 
 use std::fmt;
-use std::io;
 use std::time::Duration;
 
 pub use super::error::ClientError;
 use super::stream::{Deadline, Stream};
 use super::url::Url;
 use crate::protocol::upgrade::ClientHandshake;
-use crate::protocol::{BufferPool, CloseCode, Endpoint, Event, Limits, Message, State};
+use crate::protocol::{
+    BufferPool, CloseCode, Deflate, DeflateParameters, Endpoint, Event, Limits, Message, State,
+};
+use crate::random;
 
 /// Bytes asked of the socket at a time.
 const READ_BYTES: usize = 64 * 1024;
@@ -75,6 +77,7 @@ const SPARE_BYTES: usize = 1024 * 1024;
 #[must_use = "a builder does nothing until `connect`"]
 pub struct ClientBuilder {
     limits: Limits,
+    deflate: Deflate,
     target: Option<String>,
     subprotocols: Vec<String>,
     headers: Vec<(String, String)>,
@@ -88,6 +91,13 @@ impl ClientBuilder {
     /// Limits of what the server may send. Default [`Limits::new`].
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
+        self
+    }
+
+    /// Offers to compress messages (permessage-deflate, RFC 7692) with these settings; the server
+    /// decides. Default [`Deflate::off`]. An impossible setting is [`ClientError::Deflate`].
+    pub fn deflate(mut self, settings: Deflate) -> Self {
+        self.deflate = settings;
         self
     }
 
@@ -145,13 +155,16 @@ impl ClientBuilder {
     /// [`ClientError::Io`] or [`ClientError::TimedOut`] if no server answers;
     /// [`ClientError::Handshake`] if its answer is not that of a WebSocket server.
     pub fn connect(&self, url: &str) -> Result<Client, ClientError> {
-        let parsed =
-            Url::parse(url).map_err(|reason| ClientError::Url { url: url.to_owned(), reason })?;
+        let not_possible = |reason| ClientError::Url { url: url.to_owned(), reason };
+        let parsed = Url::parse(url).map_err(not_possible)?;
+        if parsed.secure {
+            return Err(not_possible("wss needs TLS, which this client does not have"));
+        }
+        self.deflate.check().map_err(ClientError::Deflate)?;
         let deadline = Deadline::after(self.connect_timeout);
         // RFC 6455 4.1: a nonce that is new and random for each connection.
-        let mut nonce = [0; 16];
-        getrandom::fill(&mut nonce).map_err(io::Error::from)?;
-        let mut handshake = ClientHandshake::new(nonce);
+        let mut handshake = ClientHandshake::new(random::nonce()?);
+        handshake.offer_deflate(self.deflate);
         let target = self.target.as_ref().unwrap_or(&parsed.target);
         let subprotocols: Vec<&str> = self.subprotocols.iter().map(String::as_str).collect();
         let headers: Vec<(&str, &str)> =
@@ -161,10 +174,9 @@ impl ClientBuilder {
             .write_request(&parsed.host, target, &subprotocols, &headers, &mut out)
             .map_err(ClientError::Request)?;
 
-        let mut keys = MaskingKeys::new()?;
         let mut client = Client {
             stream: Some(Stream::connect(&parsed.endpoint, deadline)?),
-            endpoint: Endpoint::client(self.limits, Box::new(move || keys.next_key())),
+            endpoint: Endpoint::client(self.limits, Box::new(random::masking_key)),
             pool: BufferPool::new(SPARE_BYTES),
             buffer: vec![0; READ_BYTES],
             start: 0,
@@ -176,7 +188,10 @@ impl ClientBuilder {
             close_timeout: self.close_timeout,
         };
         client.flush(deadline)?;
-        client.read_response(&mut handshake, &self.limits, deadline)?;
+        let agreed = client.read_response(&mut handshake, &self.limits, deadline)?;
+        if let Some(agreed) = agreed {
+            client.endpoint = client.endpoint.with_deflate(self.deflate, agreed);
+        }
         Ok(client)
     }
 }
@@ -243,6 +258,7 @@ impl Client {
     pub fn builder() -> ClientBuilder {
         ClientBuilder {
             limits: Limits::new(),
+            deflate: Deflate::off(),
             target: None,
             subprotocols: Vec::new(),
             headers: Vec::new(),
@@ -263,7 +279,12 @@ impl Client {
     /// reads what it sends: then [`receive`](Self::receive) is that call.
     pub fn send<'m>(&mut self, message: impl Into<Message<'m>>) -> Result<(), ClientError> {
         self.check_open()?;
-        self.endpoint.send(message.into(), &mut self.out).map_err(|_| ClientError::Closed)?;
+        let message = message.into();
+        let sent = match self.endpoint.should_compress(message.len()) {
+            true => self.endpoint.send_compressed(message, &mut self.pool, &mut self.out),
+            false => self.endpoint.send(message, &mut self.out),
+        };
+        sent.map_err(|_| ClientError::Closed)?;
         self.flush(Deadline::after(self.write_timeout))
     }
 
@@ -336,6 +357,11 @@ impl Client {
         self.subprotocol.as_deref()
     }
 
+    /// How messages are compressed; `None` if the server did not agree to it (RFC 7692).
+    pub fn deflate(&self) -> Option<DeflateParameters> {
+        self.endpoint.deflate()
+    }
+
     /// Changes how long [`receive`](Self::receive) waits; [`Duration::ZERO`] is for ever.
     pub fn set_read_timeout(&mut self, timeout: Duration) {
         self.read_timeout = timeout;
@@ -355,7 +381,7 @@ impl Client {
         handshake: &mut ClientHandshake,
         limits: &Limits,
         deadline: Deadline,
-    ) -> Result<(), ClientError> {
+    ) -> Result<Option<DeflateParameters>, ClientError> {
         loop {
             let response = &self.buffer[..self.end];
             if let Some(established) =
@@ -364,7 +390,7 @@ impl Client {
                 // What follows the head are frames already.
                 self.start = established.head_len;
                 self.subprotocol = established.subprotocol;
-                return Ok(());
+                return Ok(established.deflate);
             }
             if self.end == self.buffer.len() {
                 // The handshake gives up at `Limits::max_head`.
@@ -499,44 +525,5 @@ impl fmt::Debug for Client {
             .field("endpoint", &self.endpoint)
             .field("subprotocol", &self.subprotocol)
             .finish_non_exhaustive()
-    }
-}
-
-/// Masking keys that nobody can guess (RFC 6455 5.3, 10.3): random bytes of the kernel, 64 keys
-/// per system call.
-struct MaskingKeys {
-    bytes: [u8; 256],
-    used: usize,
-}
-
-impl MaskingKeys {
-    fn new() -> io::Result<Self> {
-        let mut bytes = [0; 256];
-        getrandom::fill(&mut bytes).map_err(io::Error::from)?;
-        Ok(Self { bytes, used: 0 })
-    }
-
-    fn next_key(&mut self) -> [u8; 4] {
-        let Some(key) = self.bytes[self.used..].first_chunk() else {
-            // getrandom(2) does not fail once it has succeeded, as it did in `new`.
-            getrandom::fill(&mut self.bytes).expect("the kernel has random bytes");
-            self.used = 4;
-            return [self.bytes[0], self.bytes[1], self.bytes[2], self.bytes[3]];
-        };
-        self.used += 4;
-        *key
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_frame_has_a_masking_key_of_its_own() {
-        let mut keys = MaskingKeys::new().expect("random bytes");
-        let drawn: std::collections::HashSet<_> = (0..1000).map(|_| keys.next_key()).collect();
-        // Two equal ones among a thousand are as likely as one in 8,600; three pairs are not.
-        assert!(drawn.len() > 997, "{} different keys", drawn.len());
     }
 }

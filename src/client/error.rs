@@ -17,6 +17,8 @@ pub enum ClientError {
         /// What is wrong with it.
         reason: &'static str,
     },
+    /// The settings of compression are impossible; the text says which.
+    Deflate(&'static str),
     /// A header, subprotocol or target of the builder cannot be sent.
     Request(InvalidHeader),
     /// The operating system could not connect, read or write.
@@ -37,6 +39,7 @@ impl fmt::Display for ClientError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Url { url, reason } => write!(f, "cannot connect to {url:?}: {reason}"),
+            Self::Deflate(problem) => write!(f, "compression is impossible: {problem}"),
             Self::Request(error) => write!(f, "the request cannot be sent: {error}"),
             Self::Io(error) => write!(f, "the connection failed: {error}"),
             Self::TimedOut => f.write_str("timed out"),
@@ -55,7 +58,9 @@ impl std::error::Error for ClientError {
             Self::Io(error) => Some(error),
             Self::Handshake(error) => Some(error),
             Self::Protocol(error) => Some(error),
-            Self::Url { .. } | Self::TimedOut | Self::Ended | Self::Closed => None,
+            Self::Url { .. } | Self::Deflate(_) | Self::TimedOut | Self::Ended | Self::Closed => {
+                None
+            }
         }
     }
 }

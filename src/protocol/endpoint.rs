@@ -14,12 +14,13 @@ use std::fmt;
 
 use super::close::{CloseCode, CloseFrame, MAX_CONTROL_PAYLOAD};
 use super::error::{ControlError, NotOpen, ProtocolError};
-use super::frame::{MAX_HEADER_LEN, Opcode, encode_header};
+use super::frame::{MAX_HEADER_LEN, Opcode, append_masked, encode_header};
 use super::limits::Limits;
 use super::message::{Assembly, BufferPool, Message, ReceivedBytes, ReceivedText};
 use super::state::Lifecycle;
 use crate::simd::{InvalidUtf8, unmask, unmask_text};
 
+mod deflate;
 mod reading;
 mod streaming;
 
@@ -28,6 +29,7 @@ pub use super::state::State;
 pub(crate) use streaming::Received;
 pub(in crate::protocol) use streaming::Streamed;
 
+use deflate::Extension;
 use reading::Reading;
 
 #[cfg(test)]
@@ -153,8 +155,10 @@ pub struct Endpoint {
     reading: Reading,
     /// The message in progress: fragments are missing, or the rest of a frame.
     message: Option<Assembly>,
-    /// The control frame in progress, as long as it was announced (125 bytes at most).
-    control: Box<[u8]>,
+    /// The control frame in progress.
+    control: Option<Box<[u8; MAX_CONTROL_PAYLOAD]>>,
+    /// permessage-deflate, as far as it was agreed on.
+    extension: Extension,
 }
 
 enum Role {
@@ -186,7 +190,8 @@ impl Endpoint {
             fragments: 0,
             reading: Reading::NEXT_FRAME,
             message: None,
-            control: Box::default(),
+            control: None,
+            extension: Extension::NONE,
         };
         endpoint.between_messages = endpoint.is_between_messages();
         endpoint
@@ -219,7 +224,8 @@ impl Endpoint {
     /// Capacity that is held for an unfinished message or frame, in bytes. Zero while idle; at
     /// most twice the bytes received plus 64 KiB, unless a larger buffer came from the pool.
     pub fn buffered(&self) -> usize {
-        self.message.as_ref().map_or(0, Assembly::capacity) + self.control.len()
+        let control = self.control.as_ref().map_or(0, |control| control.len());
+        self.message.as_ref().map_or(0, Assembly::capacity) + control
     }
 
     /// Takes bytes from the front of `input` and gives the next event, or `None` when all of it
@@ -287,7 +293,7 @@ impl Endpoint {
         if !self.may_send() {
             return Err(NotOpen);
         }
-        self.write_frame(true, message.opcode(), message.payload(), out);
+        self.write_frame(true, false, message.opcode(), message.payload(), out);
         Ok(())
     }
 
@@ -317,7 +323,7 @@ impl Endpoint {
             (false, None) => Some(opcode),
             (false, kind) => kind,
         };
-        self.write_frame(fin, opcode, payload, out);
+        self.write_frame(fin, false, opcode, payload, out);
         Ok(())
     }
 
@@ -358,7 +364,7 @@ impl Endpoint {
         self.between_messages = false;
         let mut body = [0; MAX_CONTROL_PAYLOAD];
         let body = code.map_or(&[][..], |code| CloseFrame { code, reason }.encode(&mut body));
-        self.write_frame(true, Opcode::Close, body, out);
+        self.write_frame(true, false, Opcode::Close, body, out);
         true
     }
 
@@ -385,10 +391,11 @@ impl Endpoint {
     pub fn release(&mut self, pool: &mut BufferPool) {
         self.reading = Reading::Nothing;
         self.between_messages = false;
-        self.control = Box::default();
+        self.control = None;
         if let Some(message) = self.message.take() {
             message.recycle(pool);
         }
+        self.extension.release(pool);
     }
 
     /// True if the next byte begins a frame, no message is in progress, and messages of a client
@@ -410,23 +417,30 @@ impl Endpoint {
         if payload.len() > MAX_CONTROL_PAYLOAD {
             return Err(ControlError::TooLong);
         }
-        self.write_frame(true, opcode, payload, out);
+        self.write_frame(true, false, opcode, payload, out);
         Ok(())
     }
 
     /// Appends a frame. RFC 6455 5.1: a client masks every one, a server none.
     #[inline]
-    fn write_frame(&mut self, fin: bool, opcode: Opcode, payload: &[u8], out: &mut Vec<u8>) {
+    fn write_frame(
+        &mut self,
+        fin: bool,
+        rsv1: bool,
+        opcode: Opcode,
+        payload: &[u8],
+        out: &mut Vec<u8>,
+    ) {
         out.reserve(MAX_HEADER_LEN + payload.len());
         if matches!(self.role, Role::Server) {
             // The usual cases, spelt out.
-            let first = u8::from(fin) << 7 | opcode as u8;
+            let first = u8::from(fin) << 7 | u8::from(rsv1) << 6 | opcode as u8;
             match payload.len() {
                 len @ 0..=125 => out.extend_from_slice(&[first, len as u8]),
                 len @ 126..=0xFFFF => {
                     out.extend_from_slice(&[first, 126, (len >> 8) as u8, len as u8]);
                 }
-                len => out.extend_from_slice(&encode_header(fin, false, opcode, len as u64, None)),
+                len => out.extend_from_slice(&encode_header(fin, rsv1, opcode, len as u64, None)),
             }
             out.extend_from_slice(payload);
             return;
@@ -435,12 +449,11 @@ impl Endpoint {
             Role::Server => None,
             Role::Client(masking_keys) => Some(masking_keys()),
         };
-        let header = encode_header(fin, false, opcode, payload.len() as u64, masking_key);
+        let header = encode_header(fin, rsv1, opcode, payload.len() as u64, masking_key);
         out.extend_from_slice(&header);
-        let start = out.len();
-        out.extend_from_slice(payload);
-        if let Some(key) = masking_key {
-            unmask(&mut out[start..], key, 0);
+        match masking_key {
+            None => out.extend_from_slice(payload),
+            Some(key) => append_masked(payload, key, out),
         }
     }
 }

@@ -15,7 +15,8 @@ use super::close::CloseCode;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ProtocolError {
-    /// RFC 6455 5.2: RSV1, RSV2 or RSV3 is set and no extension gave it a meaning.
+    /// RFC 6455 5.2: RSV1, RSV2 or RSV3 is set and no extension gave it a meaning. RSV1 has one
+    /// only if permessage-deflate was agreed on, and on the first frame of a message (RFC 7692 6).
     ReservedBits,
     /// RFC 6455 5.2: one of the opcodes 0x3 to 0x7 and 0xB to 0xF, which mean nothing yet.
     ReservedOpcode(u8),
@@ -48,6 +49,10 @@ pub enum ProtocolError {
     ForbiddenCloseCode(u16),
     /// RFC 6455 8.1: a text message or a close reason that is not UTF-8.
     InvalidUtf8,
+    /// RFC 7692 7.2.2: a compressed message that is no deflate stream (RFC 1951).
+    CorruptDeflate,
+    /// RFC 7692 7.2: a compressed message that goes on behind the block that it calls its last.
+    BlockAfterLast,
 }
 
 impl ProtocolError {
@@ -65,8 +70,9 @@ impl ProtocolError {
             | Self::UnexpectedContinuation
             | Self::ExpectedContinuation
             | Self::CloseBodyTooShort
-            | Self::ForbiddenCloseCode(_) => CloseCode::PROTOCOL_ERROR,
-            Self::InvalidUtf8 => CloseCode::INVALID_PAYLOAD,
+            | Self::ForbiddenCloseCode(_)
+            | Self::BlockAfterLast => CloseCode::PROTOCOL_ERROR,
+            Self::InvalidUtf8 | Self::CorruptDeflate => CloseCode::INVALID_PAYLOAD,
             Self::TooManyFragments => CloseCode::POLICY_VIOLATION,
             Self::FrameTooLong | Self::MessageTooLong => CloseCode::MESSAGE_TOO_BIG,
         }
@@ -91,6 +97,8 @@ impl ProtocolError {
             Self::CloseBodyTooShort => "close body of one byte",
             Self::ForbiddenCloseCode(_) => "forbidden close code",
             Self::InvalidUtf8 => "text is not UTF-8",
+            Self::CorruptDeflate => "compressed data is corrupt",
+            Self::BlockAfterLast => "data behind the last deflate block",
         }
     }
 }
@@ -147,7 +155,7 @@ impl Error for ControlError {}
 mod tests {
     use super::*;
 
-    const ALL: [(ProtocolError, u16); 16] = [
+    const ALL: [(ProtocolError, u16); 18] = [
         (ProtocolError::ReservedBits, 1002),
         (ProtocolError::ReservedOpcode(3), 1002),
         (ProtocolError::FragmentedControlFrame, 1002),
@@ -164,6 +172,8 @@ mod tests {
         (ProtocolError::CloseBodyTooShort, 1002),
         (ProtocolError::ForbiddenCloseCode(1005), 1002),
         (ProtocolError::InvalidUtf8, 1007),
+        (ProtocolError::CorruptDeflate, 1007),
+        (ProtocolError::BlockAfterLast, 1002),
     ];
 
     #[test]

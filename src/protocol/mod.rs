@@ -1,4 +1,4 @@
-//! RFC 6455 without I/O: bytes in, events out; commands in, bytes out.
+//! RFC 6455 and RFC 7692 without I/O: bytes in, events out; commands in, bytes out.
 //!
 //! - **In**: received bytes, lent as `&mut [u8]` so that they can be unmasked where they lie, and
 //!   commands (send, ping, close).
@@ -18,6 +18,7 @@
 #![forbid(unsafe_code)]
 
 pub mod close;
+mod deflate;
 pub mod endpoint;
 pub mod error;
 pub mod frame;
@@ -27,6 +28,7 @@ mod state;
 pub mod upgrade;
 
 pub use close::{CloseCode, CloseFrame, InvalidCloseCode};
+pub use deflate::{Deflate, DeflateParameters};
 pub use endpoint::{Endpoint, Event, State};
 pub use error::{ControlError, NotOpen, ProtocolError};
 pub use frame::{EncodedHeader, FrameHeader, Opcode};

@@ -74,6 +74,40 @@ impl TextBuffer {
         Ok(())
     }
 
+    /// Has `write` put text behind the one so far, in up to `room` bytes, and validates as many as
+    /// it says that it has written.
+    ///
+    /// # Errors
+    ///
+    /// As [`push`](Self::push); inside, that of `write`, and nothing was appended then.
+    pub(crate) fn push_with<E>(
+        &mut self,
+        room: usize,
+        write: impl FnOnce(&mut [u8]) -> Result<usize, E>,
+    ) -> Result<Result<usize, E>, InvalidUtf8> {
+        let start = self.bytes.len();
+        self.bytes.resize(start + room, 0);
+        let written = write(&mut self.bytes[start..]);
+        let len = written.as_ref().map_or(0, |written| *written);
+        self.bytes.truncate(start + len);
+        if len > 0 {
+            self.valid = validate(&self.bytes, self.valid, start, false)?;
+        }
+        Ok(written)
+    }
+
+    /// Moves the text to the memory of `buffer`, whose content is dropped; gives the old memory.
+    pub(crate) fn move_to(&mut self, mut buffer: Vec<u8>) -> Vec<u8> {
+        buffer.clear();
+        buffer.extend_from_slice(&self.bytes);
+        std::mem::replace(&mut self.bytes, buffer)
+    }
+
+    /// Sees to room for so many bytes more, and not for others.
+    pub(crate) fn reserve_exact(&mut self, more: usize) {
+        self.bytes.reserve_exact(more);
+    }
+
     /// The text so far. Constant time.
     ///
     /// # Errors

@@ -106,7 +106,7 @@ fn check(
     if shared.refuses_newcomers() {
         return Err(AdoptError::Stopped);
     }
-    let ip = socket.prepare().map_err(|error| match error.kind() {
+    let ip = socket.prepare(&shared.tcp).map_err(|error| match error.kind() {
         std::io::ErrorKind::InvalidInput => AdoptError::NotConnected,
         kind => AdoptError::Io(kind),
     })?;
@@ -149,7 +149,8 @@ impl Crank {
             (None, None) => subprotocol::NONE,
         };
         let chosen = subprotocol.filter(|_| agreed == subprotocol::CHOSEN).map(Into::into);
-        let opening = Opening { route, session, agreed, chosen, response: Vec::new() };
+        let opening =
+            Opening { route, session, agreed, chosen, deflate: None, response: Vec::new() };
         self.open(id, opening, &mut leftover);
     }
 

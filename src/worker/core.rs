@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::dialing::Dials;
 use super::mailbox::{Shared, Tally};
 use super::places::Network;
 use super::publish::Notices;
@@ -23,7 +24,7 @@ use crate::driver::{ConnectionId, Driver, DriverStats};
 use crate::error::CloseCause;
 use crate::figures::Tables;
 use crate::outgoing::OutgoingPool;
-use crate::protocol::BufferPool;
+use crate::protocol::{BufferPool, DeflateParameters};
 use crate::tls::Scratch;
 
 /// How long input is discarded after our FIN, so that our Close arrives before any reset.
@@ -60,6 +61,8 @@ pub(crate) struct Core {
     pub(crate) shared: Arc<Shared>,
     pub(crate) tally: Tally,
     pub(crate) topics: Topics,
+    /// Connections that this worker makes.
+    pub(crate) dials: Dials,
     pub(crate) notices: Notices,
     /// The short frame that is being published.
     pub(crate) scratch: Vec<u8>,
@@ -118,6 +121,7 @@ impl Core {
             shared,
             tally: Tally::default(),
             topics,
+            dials: Dials::default(),
             notices: Notices::default(),
             scratch: Vec::new(),
             chosen_subprotocols: HashMap::new(),
@@ -170,6 +174,14 @@ impl Core {
                 self.chosen_subprotocols.get(&(id.slot() as u32)).map(|name| &**name)
             }
             index => self.config.subprotocols.get(usize::from(index)).map(String::as_str),
+        }
+    }
+
+    /// The compression of a connection that some callback has in its hands.
+    pub(crate) fn deflate(&self, id: ConnectionId) -> Option<DeflateParameters> {
+        match self.table.get(id).map(|connection| &connection.phase) {
+            Some(Phase::Live(live)) => live.endpoint.deflate(),
+            _ => None,
         }
     }
 

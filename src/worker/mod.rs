@@ -7,6 +7,7 @@
 //!
 //! ```text
 //!  driver --Event--> Crank --+--> upgrade (request head -> 101 or an HTTP answer)
+//!                            +--> dialing (our own connections, up to their 101)
 //!                            +--> feed    (frames -> Endpoint -> Route -> Handler)
 //!                            +--> end     (on_close once, then Draining or Gone)
 //!                                   |
@@ -19,8 +20,10 @@
 
 mod accepting;
 pub(crate) mod adopting;
+mod compressing;
 pub(crate) mod core;
 mod deadlines;
+pub(crate) mod dialing;
 mod ends;
 mod flushing;
 pub(crate) mod mailbox;
@@ -56,7 +59,6 @@ use crate::config::Config;
 use crate::connection::NEVER;
 use crate::context::WorkerContext;
 use crate::driver::{AcceptedSocket, ConnectionId, Driver, Event, ReceiveMemory};
-use crate::error::CloseCause;
 use crate::protocol::Message;
 
 /// A turn that comes so much later than it should has been kept from running: by a handler, or
@@ -149,6 +151,7 @@ impl Worker {
         if crank.earliest_ms() <= crank.core.now_ms || crank.stop_deadline_ms.is_some() {
             crank.expire();
         }
+        crank.see_to_dials();
         crank.resume_all();
         if !crank.core.notices.is_empty() {
             crank.notify();
@@ -214,8 +217,9 @@ impl Crank {
     /// Until when the next wait may last; not before now, and [`NEVER`] for no end.
     #[inline]
     fn due_ms(&self) -> u64 {
-        if !self.core.notices.is_empty() || !self.core.handshakes.is_empty() {
-            return self.core.now_ms;
+        let core = &self.core;
+        if !core.notices.is_empty() || !core.handshakes.is_empty() || core.dials.has_news() {
+            return core.now_ms;
         }
         self.earliest_ms().max(self.core.now_ms)
     }
@@ -227,6 +231,7 @@ impl Crank {
         deadline = deadline.min(self.accept_retry_ms).min(self.announced_until_ms);
         deadline = deadline.min(self.core.lifetimes.next_deadline().unwrap_or(NEVER));
         deadline = deadline.min(self.core.schedule.next_deadline().unwrap_or(NEVER));
+        deadline = deadline.min(self.core.dials.next_deadline().unwrap_or(NEVER));
         if let Some(stop) = self.stop_deadline_ms {
             let stop = if self.core.now_ms < stop { stop } else { stop + RELEASE_GRACE_MS };
             deadline = deadline.min(stop);
@@ -247,7 +252,7 @@ impl Crank {
             Event::Received { id, bytes } => self.received(id, bytes),
             Event::Accepted(socket) => self.accepted(socket),
             Event::Ended(id) => self.ended(id),
-            Event::Failed(id, error) => self.end(id, CloseCause::Io(error.kind())),
+            Event::Failed(id, error) => self.failed(id, error),
             Event::Writable(id) => self.writable(id),
             Event::Released(id) => self.released(id),
             Event::AcceptPaused(error) => {
@@ -255,6 +260,7 @@ impl Crank {
                 self.core.tally.accept_pauses += 1;
                 self.accept_retry_ms = self.core.now_ms + ACCEPT_RETRY_MS;
             }
+            Event::Connected(id) => self.connected(id),
             Event::Woken => self.woken = true,
         }
         self.bury();
@@ -295,6 +301,9 @@ impl Crank {
                     self.core.publish_posted(&topic, &message, key);
                 }
                 Command::Decide { id } => self.decided(id),
+                Command::Connect(new) => self.core.dials.add(*new),
+                Command::Disconnect { dial } => self.core.dials.cancel(dial),
+                Command::Resolved(resolved) => self.resolved(resolved),
                 Command::Close { id, code, reason } => {
                     self.core.close(id, code, &reason);
                 }

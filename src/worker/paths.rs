@@ -7,6 +7,7 @@ use std::ops::Range;
 use crate::http::router::{Parameters, Router};
 use crate::http::{Request, Response};
 use crate::origins::Origins;
+use crate::protocol::Deflate;
 use crate::route_options::RouteOptions;
 
 /// Answers a plain GET.
@@ -27,6 +28,8 @@ pub(crate) struct WebSocketRoute {
     pub(crate) origins: Option<Origins>,
     /// Its part of [`Paths::subprotocols`].
     pub(crate) subprotocols: Range<u16>,
+    /// In place of the server's, if set.
+    pub(crate) deflate: Option<Deflate>,
 }
 
 /// All paths of a server, shared by its workers.
@@ -84,6 +87,7 @@ impl Paths {
         entry.websocket = Some(route);
         self.websockets.push(WebSocketRoute {
             origins: options.origins,
+            deflate: options.deflate,
             // Not more than the maximum above.
             subprotocols: first as u16..self.subprotocols.len() as u16,
         });

@@ -80,6 +80,7 @@ impl Crank {
         match &mut connection.phase {
             Phase::Live(_) => self.take_input(id, bytes),
             Phase::Upgrade(_) => self.upgrade(id, bytes),
+            Phase::Dialing(_) => self.dialing_received(id, bytes),
             Phase::Draining { discarded, .. } => {
                 *discarded += bytes.len();
                 if *discarded > LINGER_BYTES {

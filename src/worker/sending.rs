@@ -12,7 +12,7 @@ use crate::driver::ConnectionId;
 use crate::error::{CloseCause, SendError};
 use crate::protocol::frame::MAX_HEADER_LEN;
 use crate::protocol::{CloseCode, Message, frame};
-use crate::websocket::SendStatus;
+use crate::websocket::{SendOptions, SendStatus};
 
 /// Payloads from here on are offered to the kernel where they lie, together with the batch so
 /// far, instead of being copied into it, if they are the last of their turn.
@@ -44,11 +44,25 @@ impl Core {
         id: ConnectionId,
         message: Message<'_>,
     ) -> Result<SendStatus, SendError> {
+        self.send_with(id, message, SendOptions::new())
+    }
+
+    /// The same with options of the application.
+    #[inline]
+    pub(crate) fn send_with(
+        &mut self,
+        id: ConnectionId,
+        message: Message<'_>,
+        options: SendOptions,
+    ) -> Result<SendStatus, SendError> {
         let len = message.len();
         let Some(connection) = self.table.get_mut(id) else { return Err(SendError::Gone) };
         let Phase::Live(live) = &mut connection.phase else { return Err(SendError::Gone) };
         if !live.endpoint.may_send() {
             return Err(self.why_not(id));
+        }
+        if options.compresses(&live.endpoint, len) {
+            return self.send_compressed(id, message);
         }
         let outgoing = connection.outgoing.get_or_insert_with(|| self.outgoing.take());
         let unsent = outgoing.unsent_len() + MAX_HEADER_LEN;
@@ -83,8 +97,10 @@ impl Core {
             return Err(self.why_not(id));
         }
         let blocked = connection.blocked;
+        // RFC 6455 5.3: what a client sends has to be masked, which is done while it is copied.
+        let copied = len < self.direct_send || live.client;
         let shared = connection.outgoing.as_ref().is_some_and(|outgoing| outgoing.has_shared());
-        if !blocked && (shared || len < self.direct_send) {
+        if !blocked && (shared || copied) {
             self.flush(id);
         }
         let header = frame::encode_header(true, false, message.opcode(), len as u64, None);
@@ -93,7 +109,7 @@ impl Core {
         let Phase::Live(live) = &mut connection.phase else { return Err(SendError::Gone) };
         let outgoing = connection.outgoing.get_or_insert_with(|| self.outgoing.take());
         let unsent = outgoing.unsent_len();
-        if connection.blocked || len < self.direct_send {
+        if connection.blocked || copied {
             if unsent != 0 && unsent + header.len() + len > self.config.max_backpressure {
                 self.tally.dropped += 1;
                 return Err(SendError::Full);

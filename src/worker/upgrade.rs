@@ -16,7 +16,7 @@ use crate::error::CloseCause;
 use crate::http::request::PeerAddr;
 use crate::http::{Request, Response};
 use crate::protocol::upgrade::{self, HeadScanner, Refusal, ServerHandshake, write_http_response};
-use crate::protocol::{Endpoint, Limits};
+use crate::protocol::{Deflate, DeflateParameters, Endpoint, Limits};
 use crate::trust::proxy_protocol;
 use crate::upgrade::UpgradeRequest;
 use crate::upgrade::ticket::Pending;
@@ -42,6 +42,8 @@ pub(super) struct Opening {
     pub(super) agreed: u16,
     /// The name, if that is `CHOSEN`.
     pub(super) chosen: Option<Box<str>>,
+    /// Compression as it was agreed on, with the settings of this side.
+    pub(super) deflate: Option<(Deflate, DeflateParameters)>,
     /// Empty if somebody else has sent it.
     pub(super) response: Vec<u8>,
 }
@@ -348,6 +350,11 @@ impl Crank {
         let name = choice.as_deref().or(names.get(usize::from(agreed)).map(String::as_str));
         let headers: Vec<(&str, &str)> =
             headers.iter().map(|(name, value)| (name.as_ref(), value.as_ref())).collect();
+        let settings = match self.routes[usize::from(route)].streams() {
+            true => Deflate::off(),
+            false => self.paths.websocket(route).deflate.unwrap_or(self.core.config.deflate),
+        };
+        let handshake = handshake.with_deflate(&settings);
         let mut response = Vec::with_capacity(192);
         if let Err(error) = handshake.write_response(name, &headers, &mut response) {
             log::error!("an upgrade was accepted with an impossible answer: {error}");
@@ -357,12 +364,13 @@ impl Crank {
             return http_answer(None, false);
         }
         let chosen = choice.filter(|_| agreed == subprotocol::CHOSEN).map(|name| name.into());
-        Answer::Upgrade(Opening { route, session, agreed, chosen, response })
+        let deflate = handshake.deflate().map(|agreed| (settings, agreed));
+        Answer::Upgrade(Opening { route, session, agreed, chosen, deflate, response })
     }
 
     /// The opening handshake succeeded: the connection is open from here on.
     pub(super) fn open(&mut self, id: ConnectionId, opening: Opening, rest: &mut [u8]) {
-        let Opening { route, session, agreed, chosen, response } = opening;
+        let Opening { route, session, agreed, chosen, deflate, response } = opening;
         let core = &mut self.core;
         let Some(connection) = core.table.get_mut(id) else { return };
         let streams = self.routes[usize::from(route)].streams();
@@ -371,8 +379,11 @@ impl Crank {
             true => core.config.limits.max_message(Limits::MAXIMUM),
             false => core.config.limits,
         };
-        let endpoint = Endpoint::server(limits);
-        connection.phase = Phase::Live(Live { endpoint, session, route, streams });
+        let mut endpoint = Endpoint::server(limits);
+        if let Some((settings, agreed)) = deflate {
+            endpoint = endpoint.with_deflate(settings, agreed);
+        }
+        connection.phase = Phase::Live(Live { endpoint, session, route, streams, client: false });
         connection.deadline_ms = NEVER;
         // The decision may have taken longer than the idle timeout.
         connection.last_received_ms = core.now_ms;
@@ -413,7 +424,7 @@ impl Crank {
         let core = &mut self.core;
         let deadline_ms = core.drain_deadline();
         let Some(connection) = core.table.get_mut(id) else { return };
-        connection.phase = Phase::Draining { discarded: 0, finished: false };
+        connection.phase = Phase::Draining { discarded: 0, finished: false, server_first: false };
         connection.deadline_ms = deadline_ms;
         if connection.reading_paused {
             // What still comes is read and discarded, so that the end is seen.

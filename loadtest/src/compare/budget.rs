@@ -205,7 +205,9 @@ pub(crate) fn table(outcome: &Outcome) -> Option<String> {
                 Figure::PerSecond => (grouped(summary.median, 0), "/s"),
                 Figure::CpuNs => (grouped(summary.median, 0), "ns"),
                 Figure::Calls => (format!("{:.2}", summary.median), ""),
-                Figure::FreshBytes | Figure::UsedBytes => (grouped(summary.median, 0), "B"),
+                Figure::FreshBytes | Figure::UsedBytes | Figure::SubscriptionBytes => {
+                    (grouped(summary.median, 0), "B")
+                }
                 _ => (grouped(summary.median / 1e3, 1), "us"),
             };
             format!("{value} {unit}").trim_end().to_owned()

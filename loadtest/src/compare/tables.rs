@@ -57,6 +57,13 @@ const VIEWS: &[View] = &[
         unit: "B",
     },
     View {
+        title: "Private memory per subscription (less is better)",
+        figure: Figure::SubscriptionBytes,
+        scale: 1.0,
+        decimals: 1,
+        unit: "B",
+    },
+    View {
         title: "Latency p50, open loop (less is better)",
         figure: Figure::P50,
         scale: 1e-3,
@@ -218,12 +225,13 @@ pub(crate) fn json(outcome: &Outcome) -> Value {
     })
 }
 
-const FIGURES: [(Figure, &str); 9] = [
+const FIGURES: [(Figure, &str); 10] = [
     (Figure::PerSecond, "per_second"),
     (Figure::CpuNs, "cpu_ns"),
     (Figure::Calls, "calls_per_message"),
     (Figure::FreshBytes, "fresh_bytes_per_connection"),
     (Figure::UsedBytes, "used_bytes_per_connection"),
+    (Figure::SubscriptionBytes, "bytes_per_subscription"),
     (Figure::P50, "p50_ns"),
     (Figure::P99, "p99_ns"),
     (Figure::P999, "p99.9_ns"),

@@ -19,7 +19,7 @@ use crate::protocol::frame::{
 use crate::protocol::message::{
     Assembled, Assembly, BufferPool, CompleteText, ReceivedBytes, ReceivedText,
 };
-use crate::simd::{InvalidUtf8, unmask, unmask_text};
+use crate::simd::{InvalidUtf8, check_text, unmask, unmask_text};
 
 /// What the next received byte is.
 pub(super) enum Reading {
@@ -73,6 +73,15 @@ impl Endpoint {
         input: &mut &'b mut [u8],
         pool: &mut BufferPool,
     ) -> Result<Option<Event<'b>>, ProtocolError> {
+        if let Some((opcode, payload)) = self.take_unmasked(input) {
+            return match opcode {
+                Opcode::Binary => Ok(Some(Event::Binary(ReceivedBytes::InPlace(payload)))),
+                _ => match check_text(payload) {
+                    Ok(text) => Ok(Some(Event::Text(ReceivedText::InPlace(text)))),
+                    Err(InvalidUtf8) => self.refuse(ProtocolError::InvalidUtf8, input, pool),
+                },
+            };
+        }
         let event = match self.read_frames(input, pool) {
             Ok(event) => event,
             Err(error) => return self.refuse(error, input, pool),
@@ -82,6 +91,35 @@ impl Endpoint {
         }
         self.between_messages = self.is_between_messages();
         Ok(event)
+    }
+
+    /// The usual case of a client: FIN, Text or Binary, not masked, below 64 KiB, whole, between
+    /// two messages. Takes the frame and gives its payload where it lies.
+    #[inline]
+    fn take_unmasked<'b>(&self, input: &mut &'b mut [u8]) -> Option<(Opcode, &'b mut [u8])> {
+        let (first, header_len, payload_len) = match **input {
+            [first @ (0x81 | 0x82), len @ 0..=125, ..] => (first, 2, u16::from(len)),
+            [first @ (0x81 | 0x82), 126, high, low, ..] => {
+                let payload_len = u16::from_be_bytes([high, low]);
+                // RFC 6455 5.2: what fits the shorter form must use it.
+                if payload_len <= 125 {
+                    return None;
+                }
+                (first, 4, payload_len)
+            }
+            _ => return None,
+        };
+        let usual = matches!(self.role, Role::Client(_))
+            && self.lifecycle.is_open()
+            && self.message.is_none()
+            && matches!(self.reading, Reading::Header { len: 0, .. })
+            && u32::from(payload_len) <= self.max_frame;
+        if !usual {
+            return None;
+        }
+        let frame = input.split_off_mut(..header_len + usize::from(payload_len))?;
+        let opcode = if first == 0x81 { Opcode::Text } else { Opcode::Binary };
+        Some((opcode, &mut frame[header_len..]))
     }
 
     /// The peer broke a rule: nothing that it sent behind is looked at.
@@ -134,6 +172,7 @@ impl Endpoint {
     ) -> Result<Option<Frame>, ProtocolError> {
         let Reading::Header { mut bytes, len } = self.reading else { return Ok(None) };
         let kept = usize::from(len);
+        let first_byte = if kept == 0 { input.first().copied() } else { Some(bytes[0]) };
         let decoded = if kept == 0 {
             self.decode_header(input)?
         } else {
@@ -148,6 +187,10 @@ impl Endpoint {
                 if !frame.opcode.is_control() {
                     let first = frame.opcode != Opcode::Continuation;
                     self.fragments = if first { 1 } else { self.fragments + 1 };
+                    if first {
+                        // RFC 7692 6: the first frame says it for the whole message.
+                        self.extension.inflating = first_byte.is_some_and(|byte| byte & RSV1 != 0);
+                    }
                 }
                 Ok(Some(frame))
             }
@@ -166,8 +209,13 @@ impl Endpoint {
     /// of them are there; `None` if none of them is bad and some are missing.
     fn decode_header(&self, bytes: &[u8]) -> Result<Option<(Frame, usize)>, ProtocolError> {
         let Some(&byte) = bytes.first() else { return Ok(None) };
-        // RFC 6455 5.2: no extension is negotiated, so all three bits must be 0.
-        let first = FirstByte::decode(byte, RSV1 | RSV2 | RSV3)?;
+        let reserved = match byte & 0x0F {
+            // RFC 7692 6: RSV1 marks a compressed message, on its first frame.
+            0x1 | 0x2 if self.extension.is_on() => RSV2 | RSV3,
+            // RFC 6455 5.2: a bit that no extension gave a meaning must be 0.
+            _ => RSV1 | RSV2 | RSV3,
+        };
+        let first = FirstByte::decode(byte, reserved)?;
         self.check_order(first.opcode)?;
 
         let Some(&byte) = bytes.get(1) else { return Ok(None) };
@@ -181,7 +229,7 @@ impl Endpoint {
         }
 
         let Some(len) = second.payload_len(bytes)? else { return Ok(None) };
-        let payload_len = self.check_payload_len(first.opcode, len)?;
+        let payload_len = self.check_payload_len(first, len)?;
         let Some((header, header_len)) = FrameHeader::complete(first, second, len, bytes) else {
             return Ok(None);
         };
@@ -202,10 +250,19 @@ impl Endpoint {
     }
 
     /// Gives the length back in the smaller type that the limits allow for.
-    fn check_payload_len(&self, opcode: Opcode, len: u64) -> Result<u32, ProtocolError> {
+    fn check_payload_len(&self, first: FirstByte, len: u64) -> Result<u32, ProtocolError> {
         let payload_len = u32::try_from(len).map_err(|_| ProtocolError::FrameTooLong)?;
-        if opcode.is_control() {
+        if first.opcode.is_control() {
             return Ok(payload_len);
+        }
+        if first.rsv1 || (first.opcode == Opcode::Continuation && self.extension.inflating) {
+            // The limit of the message is for what comes out, and what does not shrink may have
+            // grown by an eighth.
+            let slack = if self.max_frame < self.max_message { 0 } else { self.max_frame / 8 + 64 };
+            return match len <= u64::from(self.max_frame) + u64::from(slack) {
+                true => Ok(payload_len),
+                false => Err(ProtocolError::FrameTooLong),
+            };
         }
         if payload_len > self.max_frame {
             return Err(ProtocolError::FrameTooLong);
@@ -228,6 +285,9 @@ impl Endpoint {
         let arrived = input.len().min(remaining);
         let piece = input.split_off_mut(..arrived).unwrap_or_default();
         let complete = arrived == remaining;
+        if self.extension.inflating && !frame.opcode.is_control() {
+            return self.inflate_payload(frame, piece, complete, pool);
+        }
         if complete && frame.received == 0 {
             // The frame lies whole in the input.
             if frame.opcode.is_control() {
@@ -260,7 +320,8 @@ impl Endpoint {
         }
         self.reading = Reading::NEXT_FRAME;
         if frame.opcode.is_control() {
-            let payload = std::mem::take(&mut self.control).into_vec();
+            let payload = self.control.take().unwrap_or_else(|| Box::new([0; _]));
+            let payload = payload[..frame.payload_len as usize].to_vec();
             return self.control_event(frame.opcode, ReceivedBytes::Assembled(payload));
         }
         match self.message.take() {
@@ -283,14 +344,12 @@ impl Endpoint {
     /// Keeps a piece of a control frame, which has at most 125 bytes.
     #[cold]
     fn append_control(&mut self, frame: Frame, piece: &mut [u8]) {
-        if self.control.is_empty() {
-            self.control = vec![0; frame.payload_len as usize].into_boxed_slice();
-        }
+        let control = self.control.get_or_insert_with(|| Box::new([0; _]));
         if let Some((key, phase)) = frame.mask() {
             unmask(piece, key, phase);
         }
         let start = frame.received as usize;
-        self.control[start..start + piece.len()].copy_from_slice(piece);
+        control[start..start + piece.len()].copy_from_slice(piece);
     }
 
     /// A control frame is complete and unmasked.

@@ -5,8 +5,9 @@
 //! 2 x received + 64 KiB, except that a buffer which exists already may be larger.
 
 use super::pool::SMALL_MAX;
-use super::{BufferPool, CompleteText};
+use super::{BufferPool, CompleteText, Inflater};
 use crate::protocol::endpoint::Streamed;
+use crate::protocol::error::ProtocolError;
 use crate::simd::{InvalidUtf8, TextBuffer, unmask};
 
 /// Fresh buffers start with this capacity, in bytes, so that they are worth keeping.
@@ -25,6 +26,15 @@ pub(in crate::protocol) struct Assembly {
 pub(in crate::protocol) enum Assembled {
     Text(CompleteText),
     Binary(Vec<u8>),
+}
+
+/// What a step of inflating came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::protocol) enum Inflated {
+    /// Everything that can come out of the input so far has come.
+    All,
+    /// There may be more, even if the input is used up.
+    Some,
 }
 
 #[derive(Debug)]
@@ -107,6 +117,91 @@ impl Assembly {
         }
     }
 
+    /// Appends what comes out of `inflater`, to which `input` belongs next, at most `room` bytes:
+    /// the inflater writes right behind what has come before. The message may become `max` bytes
+    /// long, and no memory is reserved for more.
+    ///
+    /// # Errors
+    ///
+    /// The rule that the message breaks.
+    pub(in crate::protocol) fn inflate(
+        &mut self,
+        inflater: &mut Inflater,
+        input: &mut &[u8],
+        room: usize,
+        max: usize,
+        pool: &mut BufferPool,
+    ) -> Result<Inflated, ProtocolError> {
+        let room = room.min(max.saturating_sub(self.len()));
+        if room == 0 {
+            // Perhaps nothing comes any more.
+            let mut too_much = [0];
+            let written = inflater.inflate(input, &mut too_much)?;
+            return match written {
+                0 => Ok(Inflated::All),
+                _ => Err(ProtocolError::MessageTooLong),
+            };
+        }
+        self.make_room(room, max, pool);
+        let written = match &mut self.payload {
+            Payload::Text(text) => text.push_with(room, |bytes| inflater.inflate(input, bytes)),
+            Payload::Binary(bytes) => {
+                let len = bytes.len();
+                bytes.resize(len + room, 0);
+                let written = inflater.inflate(input, &mut bytes[len..]);
+                bytes.truncate(len + written.unwrap_or_default());
+                Ok(written)
+            }
+            Payload::Streamed(_) => {
+                debug_assert!(false, "a stream is read by `receive_part` only");
+                Ok(Ok(0))
+            }
+        };
+        let written = written.map_err(|InvalidUtf8| ProtocolError::InvalidUtf8)??;
+        Ok(if written == room { Inflated::Some } else { Inflated::All })
+    }
+
+    /// Sees to a capacity of `room` bytes more, below `max` in all. Unlike with `grow`, the pieces
+    /// of a message are small against it, and it grows in place: the old memory and the new one
+    /// together would be more than `max`.
+    fn make_room(&mut self, room: usize, max: usize, pool: &mut BufferPool) {
+        let needed = self.len() + room;
+        if needed <= self.capacity() {
+            return;
+        }
+        let doubled = needed.max(2 * self.capacity()).next_power_of_two().min(max).max(needed);
+        let other = if self.capacity == 0 {
+            Some(pool.take_for(needed))
+        } else if doubled > SMALL_MAX {
+            pool.take_large(doubled)
+        } else {
+            None
+        };
+        if let Some(other) = other {
+            pool.give(match &mut self.payload {
+                Payload::Text(text) => text.move_to(other),
+                Payload::Binary(bytes) => move_to(bytes, other),
+                Payload::Streamed(_) => other,
+            });
+        }
+        let more = doubled.max(FRESH_MIN.min(max)) - self.len();
+        self.capacity = match &mut self.payload {
+            Payload::Text(text) => {
+                if text.capacity() < needed {
+                    text.reserve_exact(more);
+                }
+                text.capacity() as u32
+            }
+            Payload::Binary(bytes) => {
+                if bytes.capacity() < needed {
+                    bytes.reserve_exact(more);
+                }
+                bytes.capacity() as u32
+            }
+            Payload::Streamed(_) => 0,
+        };
+    }
+
     /// Moves to a buffer that holds at least `needed` bytes.
     #[cold]
     fn grow(
@@ -168,6 +263,12 @@ impl Assembly {
             Payload::Streamed(_) => return,
         });
     }
+}
+
+/// Moves the content of `bytes` to `buffer`, which is empty; gives the old memory.
+fn move_to(bytes: &mut Vec<u8>, mut buffer: Vec<u8>) -> Vec<u8> {
+    buffer.extend_from_slice(bytes);
+    std::mem::replace(bytes, buffer)
 }
 
 #[cfg(test)]

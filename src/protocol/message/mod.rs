@@ -7,6 +7,11 @@
 use super::frame::Opcode;
 
 mod assembly;
+#[cfg(feature = "deflate")]
+mod codec;
+mod deflate;
+#[cfg(not(feature = "deflate"))]
+mod no_codec;
 mod pool;
 mod received;
 
@@ -14,7 +19,8 @@ pub use crate::simd::{InvalidUtf8, TextBuffer};
 pub use pool::BufferPool;
 pub use received::{CompleteText, ReceivedBytes, ReceivedText};
 
-pub(super) use assembly::{Assembled, Assembly};
+pub(super) use assembly::{Assembled, Assembly, Inflated};
+pub(super) use deflate::{Deflater, Held, Inflater};
 
 /// A whole message, borrowed. Two words and a tag, `Copy`.
 ///

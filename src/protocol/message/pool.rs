@@ -4,6 +4,8 @@
 //! messages that do not arrive whole. This never holds more than its bound and never looks into a
 //! buffer.
 
+use super::deflate::Codecs;
+
 /// Buffers up to this capacity, in bytes, are small: any connection may hold one for a single
 /// byte, and `2 x received + 64 KiB` still holds.
 pub(super) const SMALL_MAX: usize = 64 * 1024;
@@ -11,7 +13,8 @@ pub(super) const SMALL_MAX: usize = 64 * 1024;
 /// Buffers below this capacity, in bytes, are not worth keeping.
 const KEPT_MIN: usize = 1024;
 
-/// Buffers for messages that do not arrive whole in one read; one pool per worker.
+/// Buffers for messages that do not arrive whole in one read, and shared codecs for those that are
+/// compressed (RFC 7692); one pool per worker.
 ///
 /// Two shelves. The small one (up to 64 KiB each) serves tails and fragments, last in, first out,
 /// so that the warmest memory is used again; it may fill a quarter of the bound. The large one is
@@ -22,6 +25,8 @@ const KEPT_MIN: usize = 1024;
 pub struct BufferPool {
     small: Shelf,
     large: Shelf,
+    /// Made when the first message is compressed or inflated.
+    codecs: Option<Box<Codecs>>,
 }
 
 impl BufferPool {
@@ -29,7 +34,8 @@ impl BufferPool {
     /// largest usual message is a good figure; zero keeps nothing.
     pub const fn new(max_retained_bytes: usize) -> Self {
         let small = max_retained_bytes / 4;
-        Self { small: Shelf::new(small), large: Shelf::new(max_retained_bytes - small) }
+        let large = max_retained_bytes - small;
+        Self { small: Shelf::new(small), large: Shelf::new(large), codecs: None }
     }
 
     /// An empty buffer of any capacity up to 64 KiB, often zero.
@@ -61,7 +67,12 @@ impl BufferPool {
         }
     }
 
-    /// Capacity that is kept at the moment, in bytes.
+    /// The shared codecs.
+    pub(in crate::protocol) fn codecs(&mut self) -> &mut Codecs {
+        self.codecs.get_or_insert_default()
+    }
+
+    /// Capacity of buffers that is kept at the moment, in bytes. Codecs are not counted.
     pub fn retained(&self) -> usize {
         self.small.retained + self.large.retained
     }

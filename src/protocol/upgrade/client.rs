@@ -2,7 +2,8 @@
 //!
 //! Comes in: where to connect, 16 random bytes, and then the bytes of the response in pieces of
 //! any size. Goes out: the request, and what was agreed on, or the exact reason why the connection
-//! must not be used. It never draws random numbers, follows no redirect and offers no extension.
+//! must not be used. It never draws random numbers, follows no redirect and offers no extension
+//! but permessage-deflate.
 
 use std::fmt;
 use std::mem::MaybeUninit;
@@ -11,12 +12,13 @@ use super::MAX_HEADERS;
 use super::accept_key::{AcceptKey, KEY_LEN, key_of_nonce};
 use super::grammar::{is_token, list_elements};
 use super::head::HeadScanner;
-use super::refusal::Refusal;
+use super::negotiate::extensions_in;
+use super::permessage_deflate;
 use super::response::{
     InvalidHeader, check_headers, is_handshake_header, push_header, push_headers,
 };
 use super::target::{Target, is_authority};
-use crate::protocol::Limits;
+use crate::protocol::{Deflate, DeflateParameters, Limits};
 
 /// One opening handshake of a client: first [`write_request`](Self::write_request), then
 /// [`read_response`](Self::read_response) until it answers.
@@ -46,6 +48,7 @@ use crate::protocol::Limits;
 pub struct ClientHandshake {
     key: [u8; KEY_LEN],
     offered: Vec<String>,
+    deflate: Deflate,
     scanner: HeadScanner,
 }
 
@@ -56,6 +59,9 @@ pub struct Established {
     pub head_len: usize,
     /// The subprotocol that the server chose, one of those offered.
     pub subprotocol: Option<String>,
+    /// The parameters of permessage-deflate, if the server accepted it: for
+    /// [`Endpoint::with_deflate`](crate::protocol::Endpoint::with_deflate).
+    pub deflate: Option<DeflateParameters>,
 }
 
 /// Why the response of the server does not establish a connection (RFC 6455 4.1). The client
@@ -83,8 +89,11 @@ pub enum HandshakeError {
     RepeatedAccept,
     /// Sec-WebSocket-Accept does not belong to the key that was sent.
     WrongAccept,
-    /// The server wants an extension, and none was offered.
+    /// The server wants an extension that was not offered.
     UnexpectedExtension,
+    /// The server accepted permessage-deflate with parameters that are not valid or not what was
+    /// offered, or twice (RFC 7692 7.1).
+    InvalidDeflate,
     /// The server chose a subprotocol that was not offered.
     UnexpectedSubprotocol,
     /// More than one Sec-WebSocket-Protocol (RFC 6455 11.3.4).
@@ -107,6 +116,7 @@ impl fmt::Display for HandshakeError {
             HandshakeError::RepeatedAccept => "Sec-WebSocket-Accept is given more than once",
             HandshakeError::WrongAccept => "Sec-WebSocket-Accept does not belong to the key sent",
             HandshakeError::UnexpectedExtension => "the server wants an extension not offered",
+            HandshakeError::InvalidDeflate => "the server's permessage-deflate is not the offer's",
             HandshakeError::UnexpectedSubprotocol => "the server chose a subprotocol not offered",
             HandshakeError::RepeatedSubprotocol => "the server chose more than one subprotocol",
         })
@@ -122,8 +132,16 @@ impl ClientHandshake {
         ClientHandshake {
             key: key_of_nonce(&nonce),
             offered: Vec::new(),
+            deflate: Deflate::off(),
             scanner: HeadScanner::for_response(),
         }
+    }
+
+    /// Has the request offer permessage-deflate (RFC 7692) with these settings;
+    /// [`Established::deflate`] says what the server made of it. Call it before
+    /// [`write_request`](Self::write_request).
+    pub fn offer_deflate(&mut self, settings: Deflate) {
+        self.deflate = settings;
     }
 
     /// Appends the request, and remembers which subprotocols it offers, the preferred one first.
@@ -170,6 +188,9 @@ impl ClientHandshake {
         if !subprotocols.is_empty() {
             push_header(out, "Sec-WebSocket-Protocol", subprotocols.join(", ").as_bytes());
         }
+        if let Some(offer) = permessage_deflate::offer(&self.deflate) {
+            push_header(out, "Sec-WebSocket-Extensions", offer.as_bytes());
+        }
         push_headers(out, extra_headers);
         out.extend_from_slice(b"\r\n");
         self.offered = subprotocols.iter().map(|&subprotocol| subprotocol.into()).collect();
@@ -188,11 +209,7 @@ impl ClientHandshake {
         bytes: &[u8],
         limits: &Limits,
     ) -> Result<Option<Established>, HandshakeError> {
-        let scanned = self.scanner.scan(bytes, limits).map_err(|refusal| match refusal {
-            Refusal::HeadTooLarge => HandshakeError::HeadTooLarge,
-            Refusal::TooManyHeaders => HandshakeError::TooManyHeaders,
-            _ => HandshakeError::MalformedResponse,
-        })?;
+        let scanned = self.scanner.scan(bytes, limits).map_err(HandshakeError::of_head)?;
         match scanned {
             Some(head_len) => self.check(&bytes[..head_len]).map(Some),
             None => Ok(None),
@@ -242,8 +259,20 @@ impl ClientHandshake {
             (Some(_), None) => {}
         }
         // RFC 6455 4.1(5)
-        if values("Sec-WebSocket-Extensions").next().is_some() {
-            return Err(HandshakeError::UnexpectedExtension);
+        let mut deflate = None;
+        for line in values("Sec-WebSocket-Extensions") {
+            let extensions = extensions_in(line).ok_or(HandshakeError::MalformedResponse)?;
+            for extension in extensions {
+                if !self.deflate.is_on() || extension.name() != permessage_deflate::NAME {
+                    return Err(HandshakeError::UnexpectedExtension);
+                }
+                let accepted = permessage_deflate::accepted(&extension, &self.deflate)
+                    .ok_or(HandshakeError::InvalidDeflate)?;
+                // RFC 7692 5: what was offered once is accepted once.
+                if deflate.replace(accepted).is_some() {
+                    return Err(HandshakeError::InvalidDeflate);
+                }
+            }
         }
         // RFC 6455 4.1(6)
         let mut chosen = values("Sec-WebSocket-Protocol");
@@ -255,7 +284,7 @@ impl ClientHandshake {
                 Some(offered.ok_or(HandshakeError::UnexpectedSubprotocol)?.clone())
             }
         };
-        Ok(Established { head_len: head.len(), subprotocol })
+        Ok(Established { head_len: head.len(), subprotocol, deflate })
     }
 }
 

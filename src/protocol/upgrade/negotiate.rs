@@ -55,6 +55,19 @@ impl<'r> ExtensionOffers<'r> {
     }
 }
 
+/// The extensions in one line of an answer, if it is an `extension-list` (RFC 6455 9.1).
+pub(super) fn extensions_in(line: &[u8]) -> Option<impl Iterator<Item = ExtensionOffer<'_>>> {
+    let mut line = Cursor { rest: str::from_utf8(line).ok()? };
+    let mut ahead = line;
+    while ahead.skip_separators() {
+        ahead.extension()?;
+        if !ahead.at_separator() {
+            return None;
+        }
+    }
+    Some(std::iter::from_fn(move || line.skip_separators().then(|| line.extension()).flatten()))
+}
+
 impl<'r> Iterator for ExtensionOffers<'r> {
     type Item = ExtensionOffer<'r>;
 

@@ -6,11 +6,13 @@
 
 use super::accept_key::{AcceptKey, check_key};
 use super::negotiate::{ExtensionOffers, Subprotocols};
+use super::permessage_deflate::Answer;
 use super::refusal::Refusal;
 use super::request::{Field, HttpVersion, Request};
 use super::response::{
     InvalidHeader, check_headers, is_handshake_header, push_header, push_headers,
 };
+use crate::protocol::{Deflate, DeflateParameters};
 
 /// A request that passed every check of RFC 6455 4.2.1 and waits for its answer.
 ///
@@ -38,6 +40,7 @@ use super::response::{
 pub struct ServerHandshake<'r> {
     request: &'r Request<'r>,
     key: &'r [u8; 24],
+    deflate: Option<Answer>,
 }
 
 impl<'r> ServerHandshake<'r> {
@@ -76,7 +79,7 @@ impl<'r> ServerHandshake<'r> {
             Field::Repeated => return Err(Refusal::RepeatedKey),
             Field::Once(value) => check_key(value).ok_or(Refusal::InvalidKey)?,
         };
-        let handshake = ServerHandshake { request, key };
+        let handshake = ServerHandshake { request, key, deflate: None };
         // RFC 6455 9.1: a value that does not match the grammar MUST fail the handshake.
         if request.known().has_extensions
             && !ExtensionOffers::are_valid(request.header_values(EXTENSIONS))
@@ -106,6 +109,39 @@ impl<'r> ServerHandshake<'r> {
     /// answered is declined.
     pub fn extensions(&self) -> ExtensionOffers<'r> {
         ExtensionOffers::new(self.request.header_values(EXTENSIONS))
+    }
+
+    /// Takes the first offer of permessage-deflate that these settings can keep (RFC 7692 5): all
+    /// its parameters are known, valid and there once, and `server_max_window_bits` is not 8,
+    /// which deflate libraries do not do right. The client is told to do without context takeover
+    /// if our decompressor is shared. Without such an offer, nothing is answered.
+    ///
+    /// What was agreed on is [`deflate`](Self::deflate), for
+    /// [`Endpoint::with_deflate`](crate::protocol::Endpoint::with_deflate).
+    ///
+    /// ```
+    /// use wirelane::Deflate;
+    /// use wirelane::protocol::Limits;
+    /// use wirelane::protocol::upgrade::{Request, ServerHandshake};
+    ///
+    /// let head = b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+    ///     Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\
+    ///     Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n\r\n";
+    /// let request = Request::parse(head, &Limits::new())?;
+    /// let handshake = ServerHandshake::check(&request)?.with_deflate(&Deflate::dedicated(12));
+    /// let agreed = handshake.deflate().expect("a valid offer");
+    /// assert_eq!((agreed.server_max_window_bits, agreed.client_max_window_bits), (12, 12));
+    /// # Ok::<(), wirelane::protocol::upgrade::Refusal>(())
+    /// ```
+    #[must_use = "the handshake was moved into the result"]
+    pub fn with_deflate(mut self, settings: &Deflate) -> Self {
+        self.deflate = Answer::to(self.extensions(), settings);
+        self
+    }
+
+    /// What [`with_deflate`](Self::with_deflate) agreed on; `None` for no compression.
+    pub fn deflate(&self) -> Option<DeflateParameters> {
+        self.deflate.map(|answer| answer.parameters)
     }
 
     /// What [`write_response`](Self::write_response) answers to the client's key.
@@ -140,6 +176,9 @@ impl<'r> ServerHandshake<'r> {
         out.extend_from_slice(b"\r\n");
         if let Some(chosen) = subprotocol {
             push_header(out, "Sec-WebSocket-Protocol", chosen.as_bytes());
+        }
+        if let Some(answer) = &self.deflate {
+            push_header(out, EXTENSIONS, answer.header_value().as_bytes());
         }
         push_headers(out, extra_headers);
         out.extend_from_slice(b"\r\n");

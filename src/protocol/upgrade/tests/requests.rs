@@ -520,7 +520,8 @@ fn server_and_client_talk_to_each_other() {
     let mut response = Vec::new();
     handshake.write_response(Some("b"), &[("Server", "x")], &mut response).unwrap();
 
-    let expected = Established { head_len: response.len(), subprotocol: Some("b".to_owned()) };
+    let expected =
+        Established { head_len: response.len(), subprotocol: Some("b".to_owned()), deflate: None };
     response.extend_from_slice(b"\x81\x00");
     assert_eq!(client.read_response(&response, &LIMITS), Ok(Some(expected)));
 }

@@ -1,0 +1,271 @@
+//! permessage-deflate inside an [`Endpoint`] (RFC 7692 6 and 7.2).
+//!
+//! Comes in: payloads of compressed messages, and messages to be compressed. Goes out: the
+//! inflated message, in a buffer of the pool, and frames with RSV1 set. This never inflates a byte
+//! more than a message may have, and holds no codec while no message is in progress, unless the
+//! peers agreed on context takeover.
+//!
+//! ```text
+//!  frames   | Text, RSV1, FIN=0 | Ping | Continuation, FIN=1 |
+//!  payload    unmask in place --> inflate, 16 KiB at a time --> behind what came before --> UTF-8
+//! ```
+
+use super::reading::{Frame, Progress, Reading};
+use super::{Endpoint, Event, Role};
+use crate::protocol::deflate::{Deflate, DeflateParameters, MAX_WINDOW_BITS, WINDOW_BITS};
+use crate::protocol::error::{NotOpen, ProtocolError};
+use crate::protocol::frame::Opcode;
+use crate::protocol::message::{
+    Assembled, Assembly, BufferPool, Deflater, Held, Inflated, Inflater, Message, ReceivedBytes,
+    ReceivedText,
+};
+use crate::simd::{InvalidUtf8, unmask};
+
+/// The most that is inflated before the length of the message is looked at, in bytes.
+pub(super) const STEP: usize = 16 * 1024;
+
+/// What was agreed on, and the codecs that belong to this connection. 16 bytes.
+pub(super) struct Extension {
+    /// Payloads from this length on are worth compressing; `u32::MAX` if none is.
+    compress_from: u32,
+    agreed: Agreed,
+    /// The message in progress is compressed.
+    pub(super) inflating: bool,
+    /// Something of it was given to the inflater.
+    begun: bool,
+    /// The codecs of this connection: as long as a compressed message is in progress, and with
+    /// context takeover from the first message on.
+    held: Option<Box<Held>>,
+}
+
+/// Windows, level and the three yes-or-no questions.
+#[derive(Clone, Copy)]
+struct Agreed(u16);
+
+impl Agreed {
+    /// RSV1 has a meaning.
+    const ON: u16 = 1;
+    /// Each message of ours goes on with the window of the one before.
+    const OWN_TAKEOVER: u16 = 2;
+    /// Those of the peer do.
+    const PEER_TAKEOVER: u16 = 4;
+
+    const fn is(self, flag: u16) -> bool {
+        self.0 & flag != 0
+    }
+
+    const fn own_window(self) -> u8 {
+        (self.0 >> 4 & 0xF) as u8
+    }
+
+    const fn peer_window(self) -> u8 {
+        (self.0 >> 8 & 0xF) as u8
+    }
+
+    const fn level(self) -> u8 {
+        (self.0 >> 12) as u8
+    }
+}
+
+impl Extension {
+    /// Nothing was agreed on.
+    pub(super) const NONE: Self = Self {
+        compress_from: u32::MAX,
+        agreed: Agreed(0),
+        inflating: false,
+        begun: false,
+        held: None,
+    };
+
+    /// RSV1 has a meaning.
+    pub(super) const fn is_on(&self) -> bool {
+        self.agreed.is(Agreed::ON)
+    }
+
+    /// The connection is gone.
+    pub(super) fn release(&mut self, pool: &mut BufferPool) {
+        self.inflating = false;
+        if let Some(held) = self.held.take() {
+            pool.codecs().give(held);
+        }
+    }
+
+    /// The inflater of the message in progress.
+    pub(super) fn inflater(&mut self, pool: &mut BufferPool) -> &mut Inflater {
+        let held = self.held.get_or_insert_with(|| pool.codecs().take());
+        held.inflater.get_or_insert_with(|| pool.codecs().take_inflater())
+    }
+
+    /// The compressed message in progress is complete.
+    pub(super) fn finish(&mut self, pool: &mut BufferPool) -> Result<(), ProtocolError> {
+        self.inflating = false;
+        let takeover = self.agreed.is(Agreed::PEER_TAKEOVER);
+        let Some(held) = &mut self.held else { return Ok(()) };
+        // Some compressors give nothing at all for an empty message.
+        if std::mem::take(&mut self.begun)
+            && let Some(inflater) = &mut held.inflater
+        {
+            inflater.finish(takeover)?;
+        }
+        if !takeover {
+            match held.deflater {
+                None => self.release(pool),
+                Some(_) => pool.codecs().give_inflater(held.inflater.take()),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Endpoint {
+    /// The same endpoint with permessage-deflate, as the opening handshake agreed on it with these
+    /// settings: see
+    /// [`ServerHandshake::with_deflate`](crate::protocol::upgrade::ServerHandshake::with_deflate)
+    /// and [`ClientHandshake::offer_deflate`](crate::protocol::upgrade::ClientHandshake::offer_deflate).
+    ///
+    /// Compressed messages come out of [`receive`](Self::receive) like others. What is sent is
+    /// compressed by [`send_compressed`](Self::send_compressed) only. Memory: see [`Deflate`].
+    #[must_use = "the endpoint was moved into the result"]
+    pub fn with_deflate(mut self, settings: Deflate, agreed: DeflateParameters) -> Self {
+        let server = (agreed.server_no_context_takeover, agreed.server_max_window_bits);
+        let client = (agreed.client_no_context_takeover, agreed.client_max_window_bits);
+        let ((own_alone, own_window), (peer_alone, peer_window)) = match self.role {
+            Role::Server => (server, client),
+            Role::Client(_) => (client, server),
+        };
+        // A smaller window than agreed on, or none, is always right for a compressor.
+        let dedicated = settings.compressor_window();
+        let own_window = own_window.min(dedicated.unwrap_or(MAX_WINDOW_BITS));
+        let flags = Agreed::ON
+            | if !own_alone && dedicated.is_some() { Agreed::OWN_TAKEOVER } else { 0 }
+            | if !peer_alone { Agreed::PEER_TAKEOVER } else { 0 };
+        let (own, peer) = (u16::from(own_window & 0xF), u16::from(peer_window & 0xF));
+        let level = u16::from(settings.compression_level() & 0xF);
+        self.extension = Extension {
+            agreed: Agreed(flags | own << 4 | peer << 8 | level << 12),
+            compress_from: match WINDOW_BITS.contains(&own_window) {
+                true => settings.compress_from(),
+                // A window of 256 bytes: sent as they are, messages keep to that, too.
+                false => u32::MAX,
+            },
+            ..Extension::NONE
+        };
+        self
+    }
+
+    /// How messages are compressed; `None` if permessage-deflate was not agreed on.
+    pub fn deflate(&self) -> Option<DeflateParameters> {
+        let agreed = self.extension.agreed;
+        let own = (!agreed.is(Agreed::OWN_TAKEOVER), agreed.own_window());
+        let peer = (!agreed.is(Agreed::PEER_TAKEOVER), agreed.peer_window());
+        let (server, client) = match self.role {
+            Role::Server => (own, peer),
+            Role::Client(_) => (peer, own),
+        };
+        self.extension.is_on().then_some(DeflateParameters {
+            server_no_context_takeover: server.0,
+            client_no_context_takeover: client.0,
+            server_max_window_bits: server.1,
+            client_max_window_bits: client.1,
+        })
+    }
+
+    /// True if a message of this length is worth compressing, by what was agreed on and
+    /// [`Deflate::threshold`].
+    #[inline]
+    pub fn should_compress(&self, len: usize) -> bool {
+        len >= self.extension.compress_from as usize
+    }
+
+    /// As [`send`](Self::send), but compressed if permessage-deflate was agreed on, whatever
+    /// [`Deflate::threshold`] says. An empty message is sent as it is, and so is one that would
+    /// not become shorter, unless the compressor is dedicated. Amortised, no allocation.
+    ///
+    /// # Errors
+    ///
+    /// As [`send`](Self::send).
+    pub fn send_compressed(
+        &mut self,
+        message: Message<'_>,
+        pool: &mut BufferPool,
+        out: &mut Vec<u8>,
+    ) -> Result<(), NotOpen> {
+        if !self.may_send() {
+            return Err(NotOpen);
+        }
+        let payload = message.payload();
+        let agreed = self.extension.agreed;
+        let (window, level) = (agreed.own_window(), agreed.level());
+        if self.extension.compress_from == u32::MAX || payload.is_empty() {
+            return self.send(message, out);
+        }
+        if !agreed.is(Agreed::OWN_TAKEOVER) {
+            let compressed = pool.codecs().deflate(window, level, payload);
+            match compressed.len() < payload.len() {
+                true => self.write_frame(true, true, message.opcode(), compressed, out),
+                false => self.write_frame(true, false, message.opcode(), payload, out),
+            }
+            return Ok(());
+        }
+        let held = self.extension.held.get_or_insert_with(|| pool.codecs().take());
+        let deflater = held.deflater.get_or_insert_with(|| Deflater::new(window, level));
+        // Once compressed it is in the window, so that the peer has to get it in this form.
+        let compressed = pool.codecs().deflate_with(deflater, payload);
+        self.write_frame(true, true, message.opcode(), compressed, out);
+        Ok(())
+    }
+
+    /// Reads a piece of a compressed message, with which its frame is `complete` or not.
+    pub(super) fn inflate_payload<'b>(
+        &mut self,
+        mut frame: Frame,
+        piece: &mut [u8],
+        complete: bool,
+        pool: &mut BufferPool,
+    ) -> Result<Progress<'b>, ProtocolError> {
+        if let Some((key, phase)) = frame.mask() {
+            unmask(piece, key, phase);
+        }
+        let message = self.message.get_or_insert_with(|| match frame.opcode {
+            Opcode::Text => Assembly::text(),
+            _ => Assembly::binary(),
+        });
+        if !piece.is_empty() {
+            self.extension.begun = true;
+            let inflater = self.extension.inflater(pool);
+            let max_message = self.max_message as usize;
+            let mut input = &*piece;
+            loop {
+                let room = input.len().saturating_mul(6).clamp(1024, STEP);
+                match message.inflate(inflater, &mut input, room, max_message, pool)? {
+                    Inflated::All => break,
+                    Inflated::Some => {}
+                }
+            }
+            debug_assert!(input.is_empty(), "an inflater with room takes everything");
+        }
+        if !complete {
+            frame.received += piece.len() as u32;
+            self.reading = Reading::Payload(frame);
+            return Ok(Progress::Incomplete);
+        }
+        self.reading = Reading::NEXT_FRAME;
+        if !frame.fin {
+            return Ok(Progress::Fragment);
+        }
+        self.extension.finish(pool)?;
+        let Some(message) = self.message.take() else { return Ok(Progress::Fragment) };
+        match message.finish() {
+            Ok(Assembled::Text(text)) => {
+                Ok(Progress::Event(Event::Text(ReceivedText::Assembled(text))))
+            }
+            Ok(Assembled::Binary(bytes)) => {
+                Ok(Progress::Event(Event::Binary(ReceivedBytes::Assembled(bytes))))
+            }
+            Err(InvalidUtf8) => Err(ProtocolError::InvalidUtf8),
+        }
+    }
+}
+
+#[cfg(all(test, feature = "deflate"))]
+mod tests;

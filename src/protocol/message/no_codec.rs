@@ -1,0 +1,48 @@
+//! Stands in for the codecs when the feature `deflate` is off: none is ever made.
+//!
+//! Nothing comes in or goes out: without [`Deflate::shared`](crate::Deflate) and its like there is
+//! nothing to agree on, so that the code that uses a codec is checked by the compiler and not run.
+
+use super::deflate::InflateError;
+
+const NEVER: &str = "compression is never agreed on without the feature `deflate`";
+
+pub(in crate::protocol) struct Deflater;
+
+impl Deflater {
+    pub(in crate::protocol) fn new(_window_bits: u8, _level: u8) -> Self {
+        unreachable!("{NEVER}")
+    }
+
+    pub(in crate::protocol) fn forget(&mut self) {}
+
+    pub(in crate::protocol) fn deflate<'o>(
+        &mut self,
+        _payload: &[u8],
+        out: &'o mut Vec<u8>,
+    ) -> &'o [u8] {
+        out
+    }
+}
+
+pub(in crate::protocol) struct Inflater;
+
+impl Inflater {
+    pub(in crate::protocol) fn new() -> Self {
+        unreachable!("{NEVER}")
+    }
+
+    pub(in crate::protocol) fn reset(&mut self) {}
+
+    pub(in crate::protocol) fn inflate(
+        &mut self,
+        _input: &mut &[u8],
+        _output: &mut [u8],
+    ) -> Result<usize, InflateError> {
+        Err(InflateError::Corrupt)
+    }
+
+    pub(in crate::protocol) fn finish(&mut self, _takeover: bool) -> Result<(), InflateError> {
+        Err(InflateError::Corrupt)
+    }
+}

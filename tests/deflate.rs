@@ -1,0 +1,268 @@
+//! permessage-deflate from outside (RFC 7692): negotiation, compressed messages in both
+//! directions, and what bad input gets, on both drivers.
+#![cfg(feature = "deflate")]
+
+mod common;
+
+use common::{Echo, Peer, TestServer, frame};
+use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
+use wirelane::{Deflate, Driver, Handler, Limits, Message, RouteOptions, SendOptions, WebSocket};
+
+on_every_driver!(
+    a_compressed_echo_shrinks,
+    every_route_has_its_mode,
+    offers_are_judged_one_by_one,
+    bad_input_gets_its_code,
+    a_bomb_ends_at_the_limit,
+    compression_can_be_overridden,
+);
+
+const TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
+
+fn deflate(compress: &mut Compress, payload: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(2 * payload.len() + 100);
+    compress.compress_vec(payload, &mut out, FlushCompress::Sync).expect("compresses");
+    assert!(out.ends_with(&TAIL));
+    out.truncate(out.len() - 4);
+    out
+}
+
+fn deflated(payload: &[u8]) -> Vec<u8> {
+    deflate(&mut Compress::new(Compression::new(6), false), payload)
+}
+
+fn inflate(decompress: &mut Decompress, payload: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(2_000_000);
+    let input = [payload, &TAIL].concat();
+    decompress.decompress_vec(&input, &mut out, FlushDecompress::Sync).expect("inflates");
+    out
+}
+
+fn inflated(payload: &[u8]) -> Vec<u8> {
+    inflate(&mut Decompress::new(false), payload)
+}
+
+/// Opens a connection with this offer and gives what the server answered to it.
+fn open(server: &TestServer, path: &str, offer: &str) -> (Peer, Option<String>) {
+    let mut peer = server.connect();
+    let request = String::from_utf8(common::request(path)).expect("ASCII");
+    let offer = format!("Sec-WebSocket-Extensions: {offer}\r\n\r\n");
+    peer.send(request.replacen("\r\n\r\n", &format!("\r\n{offer}"), 1).as_bytes());
+    let head = peer.read_head();
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    let answer = head.lines().find_map(|line| line.strip_prefix("Sec-WebSocket-Extensions: "));
+    (peer, answer.map(str::to_owned))
+}
+
+fn json(len: usize) -> Vec<u8> {
+    let mut text = String::new();
+    for number in 0_u64.. {
+        if text.len() >= len {
+            break;
+        }
+        text +=
+            &format!("{{\"id\":{},\"symbol\":\"EURUSD\"}},", number.wrapping_mul(7919) % 10_007);
+    }
+    text.truncate(len);
+    text.into_bytes()
+}
+
+fn a_compressed_echo_shrinks(driver: Driver) {
+    for (settings, takeover) in [(Deflate::shared(), false), (Deflate::dedicated(15), true)] {
+        let server =
+            TestServer::start(driver, |builder| builder.deflate(settings).websocket("/", |_| Echo));
+        let (mut peer, answer) = open(&server, "/", "permessage-deflate");
+        let expected = match takeover {
+            false => "permessage-deflate; server_no_context_takeover; client_no_context_takeover",
+            true => "permessage-deflate",
+        };
+        assert_eq!(answer.as_deref(), Some(expected));
+
+        let mut compress = Compress::new(Compression::new(6), false);
+        let mut decompress = Decompress::new(false);
+        let mut sizes = Vec::new();
+        for len in [1000, 1000, 64, 100_000, 1_000_000] {
+            let message = json(len);
+            if !takeover {
+                compress.reset();
+                decompress.reset(false);
+            }
+            peer.send_frame(0xC1, &deflate(&mut compress, &message));
+            let echo = peer.read_frame();
+            assert_eq!(echo.first, 0xC1, "{len}");
+            sizes.push(echo.payload.len());
+            assert_eq!(inflate(&mut decompress, &echo.payload), message);
+        }
+        assert!(sizes[0] < 500 && sizes[3] < 50_000 && sizes[4] < 500_000, "{sizes:?}");
+        match takeover {
+            false => assert_eq!(sizes[0], sizes[1]),
+            true => assert!(sizes[1] < 50, "{sizes:?}"),
+        }
+        // Below the threshold, and what arrives as it is.
+        peer.send_frame(0xC1, &deflated(b"short"));
+        assert_eq!(peer.read_frame().payload, b"short");
+        // Fragments with a ping in between.
+        compress.reset();
+        let message = deflated(&json(500));
+        if !takeover {
+            peer.send_frame(0x41, &message[..10]);
+            peer.send_frame(0x89, b"ping");
+            peer.send_frame(0x80, &message[10..]);
+            assert_eq!(peer.read_frame().payload, b"ping");
+            assert_eq!(inflated(&peer.read_frame().payload), json(500));
+        }
+        peer.send_frame(0x88, &[3, 232]);
+        peer.expect_close(1000);
+    }
+}
+
+fn every_route_has_its_mode(driver: Driver) {
+    let server = TestServer::start(driver, |builder| {
+        let route = |settings| RouteOptions::new().deflate(settings);
+        builder
+            .deflate(Deflate::shared())
+            .websocket("/", |_| Echo)
+            .websocket_with("/off", route(Deflate::off()), |_| Echo)
+            .websocket_with("/dedicated", route(Deflate::dedicated(10)), |_| Echo)
+            .websocket_with("/mixed", route(Deflate::dedicated(15).shared_decompressor()), |_| Echo)
+    });
+    let offer = "permessage-deflate; client_max_window_bits";
+    let answer = |path| open(&server, path, offer).1;
+    let shared = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
+    assert_eq!(answer("/").as_deref(), Some(shared));
+    assert_eq!(answer("/off"), None);
+    let dedicated = "permessage-deflate; server_max_window_bits=10; client_max_window_bits=10";
+    assert_eq!(answer("/dedicated").as_deref(), Some(dedicated));
+    let mixed = "permessage-deflate; client_no_context_takeover";
+    assert_eq!(answer("/mixed").as_deref(), Some(mixed));
+}
+
+fn offers_are_judged_one_by_one(driver: Driver) {
+    let server = TestServer::start(driver, |builder| {
+        builder.deflate(Deflate::dedicated(15)).websocket("/", |_| Echo)
+    });
+    let pmd = "permessage-deflate";
+    for (offer, expected) in [
+        ("permessage-deflate", Some("")),
+        ("x-webkit-deflate-frame, permessage-deflate", Some("")),
+        ("permessage-deflate; unknown, permessage-deflate", Some("")),
+        ("permessage-deflate; server_no_context_takeover", Some("; server_no_context_takeover")),
+        ("permessage-deflate; client_no_context_takeover", Some("")),
+        ("permessage-deflate; server_max_window_bits=\"9\"", Some("; server_max_window_bits=9")),
+        ("permessage-deflate; server_max_window_bits=15", Some("; server_max_window_bits=15")),
+        ("permessage-deflate; client_max_window_bits=9", Some("; client_max_window_bits=9")),
+        ("permessage-deflate; client_max_window_bits", Some("")),
+        (
+            "permessage-deflate; server_max_window_bits=8, permessage-deflate; \
+             server_max_window_bits=10",
+            Some("; server_max_window_bits=10"),
+        ),
+        ("permessage-deflate; server_max_window_bits=8", None),
+        ("permessage-deflate; server_max_window_bits=16", None),
+        ("permessage-deflate; server_max_window_bits=09", None),
+        ("permessage-deflate; server_max_window_bits", None),
+        ("permessage-deflate; client_max_window_bits=7", None),
+        ("permessage-deflate; client_max_window_bits=", None),
+        ("permessage-deflate; server_no_context_takeover=1", None),
+        ("permessage-deflate; server_no_context_takeover; server_no_context_takeover", None),
+        ("permessage-deflate; client_max_window_bits; client_max_window_bits=9", None),
+        ("permessage-deflate; __proto__", None),
+        ("permessage-bzip2", None),
+    ] {
+        if offer.ends_with('=') {
+            // Not in the grammar of RFC 6455 9.1: the request is refused.
+            let mut peer = server.connect();
+            let request = String::from_utf8(common::request("/")).expect("ASCII");
+            let lines = format!("\r\nSec-WebSocket-Extensions: {offer}\r\n\r\n");
+            peer.send(request.replacen("\r\n\r\n", &lines, 1).as_bytes());
+            assert_eq!(peer.read_answer().status, 400);
+            continue;
+        }
+        let (_peer, answer) = open(&server, "/", offer);
+        let expected = expected.map(|parameters| format!("{pmd}{parameters}"));
+        assert_eq!(answer, expected, "{offer}");
+    }
+}
+
+fn bad_input_gets_its_code(driver: Driver) {
+    let server = TestServer::start(driver, |builder| {
+        builder.deflate(Deflate::shared()).websocket("/", |_| Echo)
+    });
+    let hello = deflated(b"Hello");
+    let last = [0xf3, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00];
+    for (bytes, code) in [
+        (frame(0xC1, &[0x07]), 1007),
+        (frame(0xC1, &deflated(b"\xff")), 1007),
+        (frame(0xC1, &[&last[..], &last].concat()), 1002),
+        (frame(0xC9, b""), 1002),
+        ([frame(0x41, &hello), frame(0xC0, b"")].concat(), 1002),
+        (frame(0xA1, &hello), 1002),
+    ] {
+        let (mut peer, _) = open(&server, "/", "permessage-deflate");
+        peer.send(&bytes);
+        peer.expect_close(code);
+    }
+    // Not agreed on.
+    let mut peer = server.open();
+    peer.send(&frame(0xC1, &hello));
+    peer.expect_close(1002);
+}
+
+fn a_bomb_ends_at_the_limit(driver: Driver) {
+    let max = 1 << 20;
+    let server = TestServer::start(driver, |builder| {
+        let limits = Limits::new().max_message(max);
+        builder.limits(limits).deflate(Deflate::shared()).websocket("/", |_| Echo)
+    });
+    let bomb = deflated(&vec![0; 64 << 20]);
+    let (mut peer, _) = open(&server, "/", "permessage-deflate");
+    peer.send(&frame(0xC2, &bomb));
+    peer.expect_close(1009);
+    let (mut peer, _) = open(&server, "/", "permessage-deflate");
+    peer.send(&frame(0xC2, &deflated(&vec![0; max as usize])));
+    let echo = peer.read_frame();
+    assert_eq!(inflated(&echo.payload).len(), max as usize);
+}
+
+/// Answers the first byte of a message with a message that is sent as it says.
+struct AsTold;
+
+impl Handler for AsTold {
+    type Session = ();
+
+    fn on_message(&mut self, ws: &mut WebSocket<'_, ()>, message: Message<'_>) {
+        let options = match message.payload().first() {
+            Some(b'n') => SendOptions::new().compress(false),
+            Some(b'y') => SendOptions::new().compress(true),
+            _ => SendOptions::new(),
+        };
+        assert_eq!(ws.deflate().is_some(), message.payload().ends_with(b"!"));
+        ws.send_with(message, options);
+    }
+}
+
+fn compression_can_be_overridden(driver: Driver) {
+    let server = TestServer::start(driver, |builder| {
+        builder.deflate(Deflate::shared().threshold(100)).websocket("/", |_| AsTold)
+    });
+    let (mut peer, _) = open(&server, "/", "permessage-deflate");
+    let text = |first: u8, len: usize| {
+        let mut text = vec![first; len];
+        text[len - 1] = b'!';
+        text
+    };
+    for (first, len, compressed) in
+        [(b'n', 1000, false), (b'y', 50, true), (b'x', 50, false), (b'x', 100, true)]
+    {
+        let message = text(first, len);
+        peer.send_frame(0xC1, &deflated(&message));
+        let echo = peer.read_frame();
+        assert_eq!(echo.first == 0xC1, compressed, "{first} {len}");
+        let payload = if compressed { inflated(&echo.payload) } else { echo.payload };
+        assert_eq!(payload, message);
+    }
+    // Without compression no option can bring it about.
+    let mut peer = server.open();
+    peer.send_text("yes, please");
+    assert_eq!(peer.read_frame().first, 0x81);
+}
