@@ -20,7 +20,7 @@ impl Crank {
     pub(super) fn received(&mut self, id: ConnectionId, bytes: &mut [u8]) {
         let core = &mut self.core;
         let Some(connection) = core.table.get_mut(id) else { return };
-        connection.last_received_ms = core.now_ms;
+        connection.last_received_ms = core.soon_ms;
         core.tally.bytes_received += bytes.len() as u64;
         match &connection.phase {
             Phase::Live(live)
@@ -178,7 +178,7 @@ impl Crank {
         connection.blocked = false;
         if connection.pinged {
             // The ping may have waited behind what leaves only now.
-            connection.deadline_ms = after(core.now_ms, core.config.pong_timeout_ms);
+            connection.deadline_ms = after(core.soon_ms, core.config.pong_timeout_ms);
             core.arm_timer(id);
         }
         core.flush(id);
