@@ -52,7 +52,6 @@
 //! ```
 
 use std::fmt;
-use std::io;
 use std::time::Duration;
 
 pub use super::error::ClientError;
@@ -62,6 +61,7 @@ use crate::protocol::upgrade::ClientHandshake;
 use crate::protocol::{
     BufferPool, CloseCode, Deflate, DeflateParameters, Endpoint, Event, Limits, Message, State,
 };
+use crate::random;
 
 /// Bytes asked of the socket at a time.
 const READ_BYTES: usize = 64 * 1024;
@@ -155,14 +155,15 @@ impl ClientBuilder {
     /// [`ClientError::Io`] or [`ClientError::TimedOut`] if no server answers;
     /// [`ClientError::Handshake`] if its answer is not that of a WebSocket server.
     pub fn connect(&self, url: &str) -> Result<Client, ClientError> {
-        let parsed =
-            Url::parse(url).map_err(|reason| ClientError::Url { url: url.to_owned(), reason })?;
+        let not_possible = |reason| ClientError::Url { url: url.to_owned(), reason };
+        let parsed = Url::parse(url).map_err(not_possible)?;
+        if parsed.secure {
+            return Err(not_possible("wss needs TLS, which this client does not have"));
+        }
         self.deflate.check().map_err(ClientError::Deflate)?;
         let deadline = Deadline::after(self.connect_timeout);
         // RFC 6455 4.1: a nonce that is new and random for each connection.
-        let mut nonce = [0; 16];
-        getrandom::fill(&mut nonce).map_err(io::Error::from)?;
-        let mut handshake = ClientHandshake::new(nonce);
+        let mut handshake = ClientHandshake::new(random::nonce()?);
         handshake.offer_deflate(self.deflate);
         let target = self.target.as_ref().unwrap_or(&parsed.target);
         let subprotocols: Vec<&str> = self.subprotocols.iter().map(String::as_str).collect();
@@ -173,10 +174,9 @@ impl ClientBuilder {
             .write_request(&parsed.host, target, &subprotocols, &headers, &mut out)
             .map_err(ClientError::Request)?;
 
-        let mut keys = MaskingKeys::new()?;
         let mut client = Client {
             stream: Some(Stream::connect(&parsed.endpoint, deadline)?),
-            endpoint: Endpoint::client(self.limits, Box::new(move || keys.next_key())),
+            endpoint: Endpoint::client(self.limits, Box::new(random::masking_key)),
             pool: BufferPool::new(SPARE_BYTES),
             buffer: vec![0; READ_BYTES],
             start: 0,
@@ -525,44 +525,5 @@ impl fmt::Debug for Client {
             .field("endpoint", &self.endpoint)
             .field("subprotocol", &self.subprotocol)
             .finish_non_exhaustive()
-    }
-}
-
-/// Masking keys that nobody can guess (RFC 6455 5.3, 10.3): random bytes of the kernel, 64 keys
-/// per system call.
-struct MaskingKeys {
-    bytes: [u8; 256],
-    used: usize,
-}
-
-impl MaskingKeys {
-    fn new() -> io::Result<Self> {
-        let mut bytes = [0; 256];
-        getrandom::fill(&mut bytes).map_err(io::Error::from)?;
-        Ok(Self { bytes, used: 0 })
-    }
-
-    fn next_key(&mut self) -> [u8; 4] {
-        let Some(key) = self.bytes[self.used..].first_chunk() else {
-            // getrandom(2) does not fail once it has succeeded, as it did in `new`.
-            getrandom::fill(&mut self.bytes).expect("the kernel has random bytes");
-            self.used = 4;
-            return [self.bytes[0], self.bytes[1], self.bytes[2], self.bytes[3]];
-        };
-        self.used += 4;
-        *key
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_frame_has_a_masking_key_of_its_own() {
-        let mut keys = MaskingKeys::new().expect("random bytes");
-        let drawn: std::collections::HashSet<_> = (0..1000).map(|_| keys.next_key()).collect();
-        // Two equal ones among a thousand are as likely as one in 8,600; three pairs are not.
-        assert!(drawn.len() > 997, "{} different keys", drawn.len());
     }
 }

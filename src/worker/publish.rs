@@ -12,15 +12,17 @@ use super::mailbox::{Command, Shared};
 use super::route::{Call, Outcome};
 use super::topics::{Change, Subscriber, Topic};
 use super::{Core, Crank};
-use crate::connection::Phase;
+use crate::connection::{Connection, Phase};
 use crate::driver::ConnectionId;
 use crate::error::{CloseCause, SendError};
 use crate::outgoing::{LatestKey, SHARE_FROM};
 use crate::protocol::CloseCode;
+use crate::protocol::frame::append_masked_copy;
 use crate::publish::{
     DropReason, Dropped, Frame, PreparedMessage, Publication, Published, SlowSubscriber,
     SubscribeError, Subscription,
 };
+use crate::random::masking_key;
 use crate::websocket::SendStatus;
 
 /// Something that the handler of a connection has to learn.
@@ -224,9 +226,10 @@ impl Core {
                 }
                 continue;
             }
+            let client = live.client;
             let outgoing = connection.outgoing.get_or_insert_with(|| self.outgoing.take());
             let bytes = frame.bytes();
-            if connection.blocked || outgoing.unsent_len() + bytes.len() > high_water {
+            if client || connection.blocked || outgoing.unsent_len() + bytes.len() > high_water {
                 self.offer(id, topic, frame, key, &mut published);
                 continue;
             }
@@ -263,9 +266,10 @@ impl Core {
                 }
                 continue;
             }
+            let client = live.client;
             let outgoing = connection.outgoing.get_or_insert_with(|| self.outgoing.take());
             let shared = frame.prepared().frame();
-            if connection.blocked || outgoing.unsent_len() + shared.len() > high_water {
+            if client || connection.blocked || outgoing.unsent_len() + shared.len() > high_water {
                 self.offer(id, topic, frame, key, &mut published);
                 continue;
             }
@@ -279,7 +283,7 @@ impl Core {
         published
     }
 
-    /// Offers a frame to a subscriber that is behind, or whose queue is long.
+    /// Offers a frame to a subscriber that is behind, or whose queue is long, or that is a server.
     #[cold]
     fn offer(
         &mut self,
@@ -330,13 +334,17 @@ impl Core {
     ) -> Queued {
         let refused = |reason| Queued::Refused { reason, replaced: false };
         let max_backpressure = self.config.max_backpressure;
-        if self.table.get(id).is_some_and(|connection| !connection.blocked) {
+        let high_water = self.config.high_water();
+        let len = frame.bytes().len();
+        let long = |connection: &Connection| connection.unsent_len() + len > high_water;
+        if self.table.get(id).is_some_and(|connection| !connection.blocked && long(connection)) {
             self.flush(id);
         }
         let len = frame.bytes().len();
         let over_limit = self.is_over_limit(len);
         let Some(connection) = self.table.get_mut(id) else { return refused(DropReason::Full) };
         let over_limit = over_limit && connection.blocked;
+        let client = matches!(&connection.phase, Phase::Live(live) if live.client);
         let outgoing = connection.outgoing.get_or_insert_with(|| self.outgoing.take());
         let fits = |unsent: usize| !over_limit && (unsent == 0 || unsent + len <= max_backpressure);
         let queued = match policy {
@@ -347,12 +355,14 @@ impl Core {
                 if !fits(outgoing.unsent_len()) {
                     return Queued::Refused { reason: DropReason::Full, replaced };
                 }
-                outgoing.park(key, Arc::clone(frame.prepared().frame()));
+                outgoing.park(key, frame_for(client, frame));
                 if replaced { Queued::Replacing } else { Queued::Taken }
             }
             _ if !fits(outgoing.unsent_len()) => return refused(DropReason::Full),
             _ => {
-                if len < SHARE_FROM {
+                if client {
+                    append_masked_copy(frame.bytes(), masking_key(), outgoing.append());
+                } else if len < SHARE_FROM {
                     outgoing.append().extend_from_slice(frame.bytes());
                 } else {
                     outgoing.append_shared(Arc::clone(frame.prepared().frame()));
@@ -383,9 +393,10 @@ impl Core {
             self.tally.dropped_out_of_order += 1;
             return Err(SendError::OutOfOrder);
         }
+        let client = live.client;
         let outgoing = connection.outgoing.get_or_insert_with(|| self.outgoing.take());
         let shared = message.frame();
-        if outgoing.unsent_len() + shared.len() > high_water {
+        if client || outgoing.unsent_len() + shared.len() > high_water {
             let mut unused = Vec::new();
             let mut frame = Publication::from(message).frame(&mut unused, 0);
             let key = LatestKey { topic: 0, key: None };
@@ -418,6 +429,16 @@ impl Core {
         post_prepared(&self.shared, id, message)?;
         Ok(SendStatus::Queued)
     }
+}
+
+/// The frame as it can be kept for this subscriber: a server gets a masked copy of its own.
+fn frame_for(client: bool, frame: &mut Frame<'_>) -> Arc<[u8]> {
+    if !client {
+        return Arc::clone(frame.prepared().frame());
+    }
+    let mut masked = Vec::new();
+    append_masked_copy(frame.bytes(), masking_key(), &mut masked);
+    masked.into()
 }
 
 /// What became of a frame that a subscriber was offered.

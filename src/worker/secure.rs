@@ -219,7 +219,7 @@ impl Crank {
         match connection.phase {
             // Nobody reads it any more, so nobody deciphers it.
             Phase::Draining { .. } | Phase::Gone => return self.dispatch(id, bytes),
-            Phase::Upgrade(_) | Phase::Live(_) => {}
+            Phase::Upgrade(_) | Phase::Dialing(_) | Phase::Live(_) => {}
         }
         if tls.is_open() {
             return self.decipher(id, bytes);
@@ -336,12 +336,14 @@ impl Crank {
                 self.finish(id, close, After::Drain);
             }
             Phase::Upgrade(_) => {
-                connection.phase = Phase::Draining { discarded: 0, finished: false };
+                connection.phase =
+                    Phase::Draining { discarded: 0, finished: false, server_first: false };
                 connection.deadline_ms = deadline_ms;
                 core.mark_dirty(id);
                 core.arm_timer(id);
             }
-            Phase::Draining { .. } | Phase::Gone => {}
+            // No connection of our own making has TLS.
+            Phase::Dialing(_) | Phase::Draining { .. } | Phase::Gone => {}
         }
     }
 }
