@@ -69,6 +69,12 @@ impl<'a> WorkerContext<'a> {
         self.core.worker
     }
 
+    /// The time of this turn, in the simulation's clock.
+    #[cfg(test)]
+    pub(crate) fn now_ms(&self) -> u64 {
+        self.core.now_ms
+    }
+
     /// Connections that hold a slot of this worker, the opening and closing ones included.
     pub fn connections(&self) -> usize {
         self.core.table.len()
