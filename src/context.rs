@@ -10,6 +10,7 @@ use crate::driver::ConnectionId;
 use crate::error::SendError;
 use crate::handler::Handler;
 use crate::protocol::{CloseCode, Message};
+use crate::publish::{Publication, Published};
 use crate::websocket::SendStatus;
 use crate::worker::Core;
 use crate::worker::route::RouteOf;
@@ -91,6 +92,12 @@ impl<'a> WorkerContext<'a> {
         message: impl Into<Message<'m>>,
     ) -> Result<SendStatus, SendError> {
         self.core.send_to(id, message.into())
+    }
+
+    /// Publishes to every subscriber of a topic, as
+    /// [`WebSocket::publish_to_all`](crate::WebSocket::publish_to_all).
+    pub fn publish<'m>(&mut self, topic: &str, message: impl Into<Publication<'m>>) -> Published {
+        self.core.publish(topic, message.into(), None)
     }
 
     /// Starts the close handshake with a connection of this worker, as
