@@ -464,11 +464,7 @@ fn a_dribbled_head_is_cut_by_an_absolute_deadline(driver: Driver) {
         }
     });
     assert_eq!(peer.read_answer().status, 408);
-    assert!(
-        start.elapsed() + common::CLOCK_STEP >= Duration::from_millis(100),
-        "{:?}",
-        start.elapsed()
-    );
+    assert!(start.elapsed() >= Duration::from_millis(100), "{:?}", start.elapsed());
     peer.stream.shutdown(std::net::Shutdown::Both).expect("a connected socket");
     dribble.join().expect("no panic");
     let stats = server.wait_for("the refusal", |stats| stats.refused == 1);

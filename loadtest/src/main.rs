@@ -23,6 +23,7 @@ mod deflate;
 mod dial;
 mod echo;
 mod engine;
+mod environment;
 mod failure;
 mod fanout;
 mod idle;
@@ -41,6 +42,7 @@ mod server;
 mod socket;
 mod syscalls;
 mod target;
+mod text;
 mod tls;
 mod watch;
 
@@ -134,7 +136,7 @@ fn run(command: &Command) -> Result<(), Failure> {
             let cells = matrix::run(options, progress)?;
             let table = matrix::markdown(options, &cells);
             if let Some(file) = markdown {
-                file.write(&(report::heading("Echo matrix") + &table))?;
+                file.write(&(environment::heading("Echo matrix") + &table))?;
             }
             Ok(Report {
                 table,
@@ -156,7 +158,7 @@ fn compare(options: &args::Compare) -> Result<(), Failure> {
         let csv = compare::tables::csv(&outcome);
         let pictures = compare::plots::pictures(&outcome);
         if let Some(file) = markdown {
-            file.write(&(report::heading("Comparison") + &table))?;
+            file.write(&(environment::heading("Comparison") + &table))?;
         }
         if let Some(saved) = saved {
             saved.write(&table, &json, &csv, &pictures)?;

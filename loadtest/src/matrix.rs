@@ -10,14 +10,15 @@ use serde_json::{Value, json};
 
 use crate::args::{self, CountSyscalls, Output, Subject, Traffic};
 use crate::echo;
+use crate::environment::environment;
 use crate::failure::{Context, Failure};
 use crate::plot::{Bars, Picture};
 use crate::process;
 use crate::progress::Progress;
-use crate::report::{aligned, environment, grouped, median};
 use crate::server::Server;
 use crate::syscalls::Tool;
 use crate::target::Target;
+use crate::text::{aligned, grouped, median};
 
 /// All runs of one combination.
 #[derive(Debug)]

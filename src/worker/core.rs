@@ -55,8 +55,10 @@ pub(crate) struct Core {
     pub(crate) tls: Scratch,
     /// Connections that the application wants to read again.
     pub(crate) resumed: Vec<ConnectionId>,
-    /// The time of this turn.
+    /// When this turn began, rounded down: what is due then is due.
     pub(crate) now_ms: u64,
+    /// The same, rounded up: deadlines count from here, so that none comes before its time.
+    pub(crate) soon_ms: u64,
     pub(crate) config: Arc<Config>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) tally: Tally,
@@ -112,6 +114,7 @@ impl Core {
             tls: Scratch::default(),
             resumed: Vec::new(),
             now_ms,
+            soon_ms: now_ms,
             config,
             shared,
             tally: Tally::default(),
@@ -128,6 +131,18 @@ impl Core {
             ending_route: 0,
             direct_send: DIRECT_SEND,
         }
+    }
+
+    /// A turn begins.
+    pub(crate) fn note_time(&mut self, now_us: u64) {
+        self.turn_start_us = now_us;
+        self.now_ms = now_us / 1000;
+        self.soon_ms = now_us.div_ceil(1000);
+    }
+
+    /// The moment after so many milliseconds; none is now.
+    pub(crate) fn moment_in(&self, ms: u64) -> u64 {
+        if ms == 0 { self.now_ms } else { self.soon_ms.saturating_add(ms) }
     }
 
     /// Adds what the driver counted since the last time to the tally.
@@ -194,7 +209,7 @@ impl Core {
         let Some(connection) = self.table.get_mut(id) else { return };
         connection.reading_paused = false;
         // The peer had no chance to show that it is alive.
-        connection.last_received_ms = self.now_ms;
+        connection.last_received_ms = self.soon_ms;
         if std::mem::take(&mut connection.pinged) {
             connection.deadline_ms = NEVER;
         }

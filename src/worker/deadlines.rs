@@ -67,7 +67,7 @@ impl Core {
     pub(crate) fn drain_deadline(&self) -> u64 {
         match self.config.close_timeout_ms {
             0 => NEVER,
-            close_timeout_ms => after(self.now_ms, close_timeout_ms.max(LINGER_MS)),
+            close_timeout_ms => after(self.soon_ms, close_timeout_ms.max(LINGER_MS)),
         }
     }
 
@@ -112,7 +112,8 @@ impl Crank {
     /// One of the connection's deadlines has passed; find out which.
     pub(super) fn timed_out(&mut self, id: ConnectionId) {
         let core = &mut self.core;
-        let (now_ms, config) = (core.now_ms, Arc::clone(&core.config));
+        let (now_ms, soon_ms) = (core.now_ms, core.soon_ms);
+        let config = Arc::clone(&core.config);
         if core.waits_for_reader(id) {
             return;
         }
@@ -143,7 +144,7 @@ impl Crank {
                     self.try_again(id);
                 } else {
                     connection.pinged = true;
-                    connection.deadline_ms = after(now_ms, config.pong_timeout_ms);
+                    connection.deadline_ms = after(soon_ms, config.pong_timeout_ms);
                     core.ping(id, b"");
                 }
             }

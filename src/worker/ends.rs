@@ -32,6 +32,7 @@ impl Crank {
 
     /// The peer sent FIN.
     pub(super) fn ended(&mut self, id: ConnectionId) {
+        self.hear_out(id);
         self.core.note_truncation(id);
         let Some(connection) = self.core.table.get_mut(id) else { return };
         connection.peer_ended = true;

@@ -166,8 +166,8 @@ impl Worker {
     fn receive(&mut self, timeout_ms: Option<u64>) -> io::Result<bool> {
         let crank = &mut self.crank;
         crank.core.driver.wait(timeout_ms)?;
-        crank.core.turn_start_us = crank.core.driver.now_us();
-        crank.core.now_ms = crank.core.turn_start_us / 1000;
+        let now_us = crank.core.driver.now_us();
+        crank.core.note_time(now_us);
         let mut something = false;
         while let Some(event) = crank.core.driver.next_event(&mut self.memory) {
             something = true;

@@ -4,6 +4,7 @@ use std::any::TypeId;
 use std::fmt;
 use std::ops::Range;
 
+use crate::handler::Handler;
 use crate::http::router::{Parameters, Router};
 use crate::http::{Request, Response};
 use crate::origins::Origins;
@@ -38,8 +39,8 @@ pub(crate) struct Paths {
     router: Router<Entry>,
     websockets: Vec<WebSocketRoute>,
     subprotocols: Vec<String>,
-    /// Of each route's sessions.
-    session_types: Vec<TypeId>,
+    /// Of each route: the type of its sessions, and whether it takes messages in parts.
+    handlers: Vec<(TypeId, bool)>,
 }
 
 /// The most subprotocols of all routes together; the numbers above are for other purposes.
@@ -113,13 +114,19 @@ impl Paths {
         self.router.iter().next().is_none()
     }
 
-    /// Says of which type the sessions of the next route are, in the order of the routes.
-    pub(crate) fn note_session_type<S: 'static>(&mut self) {
-        self.session_types.push(TypeId::of::<S>());
+    /// Says who serves the next route, in the order of the routes.
+    pub(crate) fn note_handler<H: Handler>(&mut self) {
+        self.handlers.push((TypeId::of::<H::Session>(), H::STREAM));
     }
 
+    /// Of which type the sessions of a route are.
     pub(crate) fn session_type(&self, route: u16) -> TypeId {
-        self.session_types.get(usize::from(route)).copied().unwrap_or(TypeId::of::<Self>())
+        self.handlers.get(usize::from(route)).map_or(TypeId::of::<Self>(), |handler| handler.0)
+    }
+
+    /// Whether the handler of a route takes messages in parts.
+    pub(crate) fn streams(&self, route: u16) -> bool {
+        self.handlers.get(usize::from(route)).is_some_and(|handler| handler.1)
     }
 
     /// The settings of a WebSocket route.

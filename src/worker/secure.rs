@@ -273,6 +273,19 @@ impl Crank {
         }
     }
 
+    /// The peer has finished: what it sent before is looked at now, not when its turn would come.
+    /// Nothing can become of a handshake that has not begun.
+    pub(super) fn hear_out(&mut self, id: ConnectionId) {
+        if let Some(connection) = self.core.table.get(id)
+            && let Some(tls) = &connection.tls
+            && !tls.is_expected()
+            && !tls.is_open()
+            && tls.held_len() != 0
+        {
+            self.shake(id);
+        }
+    }
+
     /// Goes on with one handshake.
     fn shake(&mut self, id: ConnectionId) {
         let core = &mut self.core;

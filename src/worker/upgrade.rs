@@ -199,7 +199,7 @@ impl Crank {
         rest: &[u8],
     ) {
         let core = &mut self.core;
-        let deadline_ms = super::core::after(core.now_ms, core.config.upgrade_timeout_ms);
+        let deadline_ms = super::core::after(core.soon_ms, core.config.upgrade_timeout_ms);
         let Some(connection) = core.table.get_mut(id) else { return };
         // The head is parsed again once the decision is there; all it said is needed then.
         let deciding = Some(Deciding { route, pending, held: Vec::new() });
@@ -386,7 +386,7 @@ impl Crank {
         connection.phase = Phase::Live(Live { endpoint, session, route, streams, client: false });
         connection.deadline_ms = NEVER;
         // The decision may have taken longer than the idle timeout.
-        connection.last_received_ms = core.now_ms;
+        connection.last_received_ms = core.soon_ms;
         connection.subprotocol = agreed;
         if let Some(name) = chosen {
             core.chosen_subprotocols.insert(id.slot() as u32, name);

@@ -20,10 +20,6 @@ use wirelane::{Driver, Error, Handle, Server, ServerBuilder, Stats};
 /// Nothing in these tests takes so long unless it hangs.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// The server counts whole milliseconds from the start of its turn, so by a finer clock a deadline
-/// may come up to one of them early.
-pub const CLOCK_STEP: Duration = Duration::from_millis(1);
-
 /// Makes one test per driver out of `fn name(driver: Driver)`.
 #[macro_export]
 macro_rules! on_every_driver {

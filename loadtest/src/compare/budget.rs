@@ -7,7 +7,7 @@ use crate::compare::cell::{Cell, Deflate, Task};
 use crate::compare::contestant::{BASELINE, Contestant};
 use crate::compare::measure::Figure;
 use crate::compare::summary::{Summary, kept, summarise};
-use crate::report::{aligned, grouped};
+use crate::text::{aligned, grouped};
 
 /// Differences below this share mean nothing on a machine that is shared.
 const NOISE: f64 = 0.04;

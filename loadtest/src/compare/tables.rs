@@ -8,7 +8,8 @@ use crate::compare::contestant::BASELINE;
 use crate::compare::measure::{CellResult, Figure};
 use crate::compare::summary::{is_saturated, kept, summarise};
 use crate::compare::{budget, estimate};
-use crate::report::{aligned, environment, grouped};
+use crate::environment::environment;
+use crate::text::{aligned, grouped};
 
 /// One table of the output: a figure over all cells that have it.
 struct View {
