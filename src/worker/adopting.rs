@@ -8,12 +8,12 @@
 use std::any::{Any, TypeId};
 
 use super::Crank;
+use super::http::upgrade::Opening;
 use super::mailbox::{Command, Shared};
 use super::paths::Responsible;
 use super::places::{NoPlace, Place};
 use super::route::Begun;
 use super::shutdown::REASON;
-use super::upgrade::Opening;
 use crate::adopt::{AdoptError, Negotiated, NotAdopted};
 use crate::connection::{NEVER, subprotocol};
 use crate::driver::{AcceptedSocket, ConnectedSocket, ConnectionId};

@@ -23,6 +23,7 @@ use crate::connection::{Connection, NEVER, Phase, Table, subprotocol};
 use crate::driver::{ConnectionId, Driver, DriverStats};
 use crate::error::CloseCause;
 use crate::figures::Tables;
+use crate::http::writing::DateText;
 use crate::outgoing::OutgoingPool;
 use crate::protocol::{BufferPool, DeflateParameters};
 use crate::tls::Scratch;
@@ -78,6 +79,8 @@ pub(crate) struct Core {
     pub(crate) turn_start_us: u64,
     /// What the driver had counted at the end of the last turn.
     driver_stats: DriverStats,
+    /// The text of Date in HTTP answers.
+    pub(crate) http_date: DateText,
     pub(crate) worker: u16,
     /// Where the connection belongs that is told of its end at the moment.
     pub(crate) ending_route: u16,
@@ -127,6 +130,7 @@ impl Core {
             buffered: 0,
             turn_start_us: 0,
             driver_stats: DriverStats::default(),
+            http_date: DateText::default(),
             worker,
             ending_route: 0,
             direct_send: DIRECT_SEND,

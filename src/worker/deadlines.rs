@@ -11,7 +11,6 @@ use super::time::jitter;
 use crate::connection::{Connection, NEVER, Phase};
 use crate::driver::ConnectionId;
 use crate::error::CloseCause;
-use crate::protocol;
 
 impl Core {
     /// Sets the connection's timer to the earliest of its deadlines.
@@ -102,6 +101,7 @@ impl Crank {
             // Without any grace, the Closes of this very turn have not left yet.
             self.flush_all();
             for id in self.core.table.ids() {
+                self.http_cut(id);
                 // Without any grace the Close was queued in this very turn.
                 self.core.flush(id);
                 self.end(id, CloseCause::Shutdown);
@@ -119,11 +119,8 @@ impl Crank {
         }
         let Some(connection) = core.table.get_mut(id) else { return };
         match &connection.phase {
-            Phase::Upgrade(None) | Phase::Draining { .. } => core.release(id),
-            Phase::Upgrade(Some(upgrading)) if upgrading.deciding.is_some() => {
-                self.refuse(id, protocol::upgrade::Refusal::Undecided);
-            }
-            Phase::Upgrade(Some(_)) => self.refuse(id, protocol::upgrade::Refusal::Timeout),
+            Phase::Draining { .. } => core.release(id),
+            Phase::Http(_) => self.http_timed_out(id),
             Phase::Dialing(_) | Phase::Gone => {}
             Phase::Live(_) => {
                 let idle_ms = after(connection.last_received_ms, config.idle_timeout_ms);

@@ -6,7 +6,7 @@
 //! counters.
 //!
 //! ```text
-//!  driver --Event--> Crank --+--> upgrade (request head -> 101 or an HTTP answer)
+//!  driver --Event--> Crank --+--> http    (requests -> routes -> answers, or 101)
 //!                            +--> dialing (our own connections, up to their 101)
 //!                            +--> feed    (frames -> Endpoint -> Route -> Handler)
 //!                            +--> end     (on_close once, then Draining or Gone)
@@ -26,6 +26,7 @@ mod deadlines;
 pub(crate) mod dialing;
 mod ends;
 mod flushing;
+pub(crate) mod http;
 pub(crate) mod mailbox;
 pub(crate) mod paths;
 pub(crate) mod places;
@@ -44,7 +45,6 @@ mod time;
 pub(crate) mod timers;
 pub(crate) mod topic_index;
 pub(crate) mod topics;
-mod upgrade;
 
 use std::collections::VecDeque;
 use std::io;
@@ -92,6 +92,8 @@ pub(crate) struct Crank {
     woken: bool,
     /// The server stops; whoever is still there at this moment is cut.
     stop_deadline_ms: Option<u64>,
+    /// Connections whose answer had its share of this turn and is not complete.
+    pumping: Vec<ConnectionId>,
     /// Until then nobody notices that the server will stop.
     announced_until_ms: u64,
 }
@@ -116,6 +118,7 @@ impl Worker {
             waiting: VecDeque::new(),
             woken: false,
             stop_deadline_ms: None,
+            pumping: Vec::new(),
             announced_until_ms: NEVER,
         };
         crank.start_handlers();
@@ -151,6 +154,7 @@ impl Worker {
         crank.expire();
         crank.see_to_dials();
         crank.resume_all();
+        crank.pump_all();
         if !crank.core.notices.is_empty() {
             crank.notify();
         }
@@ -210,7 +214,8 @@ impl Crank {
     /// How long the next wait may last.
     fn timeout_ms(&self) -> Option<u64> {
         let core = &self.core;
-        if !core.notices.is_empty() || !core.handshakes.is_empty() || core.dials.has_news() {
+        let news = !core.notices.is_empty() || !core.handshakes.is_empty();
+        if news || core.dials.has_news() || !self.pumping.is_empty() {
             return Some(0);
         }
         let mut deadline = self.core.timers.next_deadline().unwrap_or(NEVER);
@@ -274,7 +279,7 @@ impl Crank {
                 Command::Publish { topic, message, key } => {
                     self.core.publish_posted(&topic, &message, key);
                 }
-                Command::Decide { id } => self.decided(id),
+                Command::Look { id } => self.look(id),
                 Command::Connect(new) => self.core.dials.add(*new),
                 Command::Disconnect { dial } => self.core.dials.cancel(dial),
                 Command::Resolved(resolved) => self.resolved(resolved),

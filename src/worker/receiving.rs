@@ -58,7 +58,7 @@ impl Crank {
                 }
             }
             Phase::Live(_) => self.take_input(id, bytes),
-            Phase::Upgrade(_) => self.upgrade(id, bytes),
+            Phase::Http(_) => self.http(id, bytes),
             Phase::Dialing(_) => self.dialing_received(id, bytes),
             Phase::Draining { discarded, .. } => {
                 *discarded += bytes.len();
@@ -150,7 +150,11 @@ impl Crank {
         self.bury();
         let core = &mut self.core;
         let Some(connection) = core.table.get_mut(id) else { return };
-        let Phase::Live(live) = &connection.phase else { return };
+        let live = match &connection.phase {
+            Phase::Live(live) => live,
+            Phase::Http(_) => return self.http_writable(id),
+            Phase::Dialing(_) | Phase::Draining { .. } | Phase::Gone => return,
+        };
         let (route, session) = (usize::from(live.route), live.session);
         if connection.unsent_len() > low_water {
             return;

@@ -136,20 +136,13 @@ impl Crank {
         }
     }
 
-    /// 503 to requests under way. Whoever has only connected so far may have sent one that was not
-    /// read yet: it gets its 503, too.
+    /// 503 to requests that have not arrived whole; those that have are answered within the grace.
+    /// Whoever has only connected so far, or waits between two requests, may have sent one that was
+    /// not read yet: it gets its 503, too.
     fn refuse_requests(&mut self, grace_ms: u64) {
         let deadline_ms = self.core.moment_in(grace_ms.min(LINGER_MS));
         for id in self.core.table.ids() {
-            let Some(connection) = self.core.table.get_mut(id) else { continue };
-            match &connection.phase {
-                Phase::Upgrade(None) => {
-                    connection.deadline_ms = connection.deadline_ms.min(deadline_ms);
-                    self.core.arm_timer(id);
-                }
-                Phase::Upgrade(Some(_)) => self.refuse(id, Refusal::Busy),
-                Phase::Live(_) | Phase::Dialing(_) | Phase::Draining { .. } | Phase::Gone => {}
-            }
+            self.http_stop(id, deadline_ms);
         }
     }
 
