@@ -85,7 +85,12 @@
 //! # The protocol alone
 //!
 //! [`protocol`] is RFC 6455 without I/O, both roles, for use under any runtime.
-//! [`client::blocking`] puts the client's role on a blocking socket, for tests and tools.
+//!
+//! # Connections to other servers
+//!
+//! [`client::Dial`] makes connections that live on the workers, beside those that were accepted;
+//! [`client::Client`] is the same without a server. [`client::blocking`] puts the client's role on a
+//! blocking socket, for tests and tools.
 
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
