@@ -23,10 +23,10 @@ use crate::fanout::Fan;
 use crate::load::{self, Load};
 use crate::pace::Pace;
 use crate::process::Memory;
-use crate::progress::Progress;
+use crate::progress::{Progress, bar};
 use crate::server::Server;
 use crate::syscalls::Tool;
-use crate::target::{self, Target};
+use crate::target::{self, Speech, Target};
 use crate::watch::Observed;
 
 /// Not measured, before the first round of a cell.
@@ -156,7 +156,8 @@ pub(crate) fn measure(
                 servers.resize_with(contestants.len(), || None);
             }
             done += 1;
-            let label = format!("{done} of {total}: {}", cell.name());
+            let share = bar(Duration::from_secs(done as u64), Duration::from_secs(total as u64));
+            let label = format!("{share} {}", cell.name());
             progress.clear();
             if cell.task == Task::Calls && (tool.is_none() || start > 0) {
                 // Calls per message hardly vary, so one start is enough.
@@ -229,12 +230,16 @@ impl Bench<'_> {
 
     /// Windows in turn.
     fn windows(&mut self, label: &str, progress: &mut Progress) -> Result<(), Failure> {
-        let cell = self.result.cell;
+        let mut cell = self.result.cell;
+        if let Task::LatencyAt(percent) = cell.task {
+            let rate = self.capacity(progress)? * f64::from(percent) / 100.0;
+            cell.task = Task::Latency(rate.max(1.0));
+        }
         let mut places = Vec::new();
         for number in self.present() {
             let (target, pid) = self.place(number)?;
             let depth = match cell.task {
-                Task::Latency(_) => PACED_BATCH,
+                Task::Latency(_) | Task::LatencyAt(_) => PACED_BATCH,
                 // One message, of which the server makes many.
                 Task::Threads => 1,
                 _ => cell.depth,
@@ -255,10 +260,8 @@ impl Bench<'_> {
                 Err(reason) => self.exclude(*number, &reason),
             }
         }
-        let length = match cell.task {
-            Task::Latency(_) => self.manner.window * LATENCY_FACTOR,
-            _ => self.manner.window,
-        };
+        let factor = if cell.is_paced() { LATENCY_FACTOR } else { 1 };
+        let length = self.manner.window * factor;
         let (mut quiet, mut round) = (0, 0);
         while quiet < self.manner.rounds && round < self.manner.rounds * MOST_ROUNDS {
             progress.show(|| format!("{label}, start {}, round {}", self.start + 1, round + 1));
@@ -282,7 +285,7 @@ impl Bench<'_> {
                         let _ = latency.subtract(&before);
                         samples[*number] =
                             sample(&cell, &observed, counters.messages as f64, &latency);
-                        if let Task::Latency(_) = cell.task {
+                        if cell.is_paced() {
                             merge(&mut self.result.latency[*number], &latency);
                         }
                     }
@@ -301,6 +304,25 @@ impl Bench<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Messages per second that the slowest server can do with the connections of the cell, one
+    /// message in flight on each. The limits are no servers, so they do not count.
+    fn capacity(&self, progress: &mut Progress) -> Result<f64, Failure> {
+        let closed = Cell { task: Task::Echo, depth: 1, ..self.result.cell };
+        let mut slowest = f64::INFINITY;
+        for number in self.present() {
+            let (target, pid) = self.place(number)?;
+            if target.speech() == Speech::Raw {
+                continue;
+            }
+            let batch = Batch::for_target(&target, closed.content, closed.size, closed.depth)?;
+            let mut load = open(&closed, &target, &batch, progress)?;
+            load::window(load.as_mut(), pid, WARM_UP)?;
+            let (observed, counters) = load::window(load.as_mut(), pid, self.manner.window)?;
+            slowest = slowest.min(counters.messages as f64 / observed.elapsed.as_secs_f64());
+        }
+        if slowest.is_finite() { Ok(slowest) } else { Err(Failure::new("there is no server")) }
     }
 
     /// System calls per message, one server after the other.
@@ -435,7 +457,7 @@ fn sample(
         (Figure::PerSecond, messages / observed.elapsed.as_secs_f64()),
         (Figure::CpuNs, used.cpu.as_nanos() as f64 / messages),
     ];
-    if let Task::Latency(_) = cell.task {
+    if cell.is_paced() {
         for (figure, quantile) in [
             (Figure::P50, 0.5),
             (Figure::P99, 0.99),
@@ -448,7 +470,7 @@ fn sample(
     let waited = used.busiest_waited.max(observed.load_waited);
     let disturbance = observed.share(waited).max(observed.stolen_share);
     // An open loop polls all the time, whatever the server does.
-    let saturated = !matches!(cell.task, Task::Latency(_)) && observed.is_saturated();
+    let saturated = !cell.is_paced() && observed.is_saturated();
     Some(Sample { figures, disturbance, saturated })
 }
 
