@@ -22,7 +22,7 @@ use crate::failure::{Context, Failure};
 use crate::fanout::Fan;
 use crate::load::{self, Load};
 use crate::pace::Pace;
-use crate::process::Memory;
+use crate::process::{self, Memory};
 use crate::progress::{Progress, bar};
 use crate::server::Server;
 use crate::syscalls::Tool;
@@ -228,15 +228,29 @@ impl Bench<'_> {
         Ok((target.spoken_to(manner), server.pid()))
     }
 
-    /// Windows in turn.
+    /// Windows in turn: of all servers, or of as many at a time, the baseline always among them, as
+    /// the limit of open files allows connections.
     fn windows(&mut self, label: &str, progress: &mut Progress) -> Result<(), Failure> {
+        let present = self.present();
+        for group in groups(&present, process::most_sockets() / self.result.cell.connections) {
+            self.windows_of(&group, label, progress)?;
+        }
+        Ok(())
+    }
+
+    fn windows_of(
+        &mut self,
+        group: &[usize],
+        label: &str,
+        progress: &mut Progress,
+    ) -> Result<(), Failure> {
         let mut cell = self.result.cell;
         if let Task::LatencyAt(percent) = cell.task {
             let rate = self.capacity(progress)? * f64::from(percent) / 100.0;
             cell.task = Task::Latency(rate.max(1.0));
         }
         let mut places = Vec::new();
-        for number in self.present() {
+        for &number in group {
             let (target, pid) = self.place(number)?;
             let depth = match cell.task {
                 Task::Latency(_) | Task::LatencyAt(_) => PACED_BATCH,
@@ -317,10 +331,14 @@ impl Bench<'_> {
                 continue;
             }
             let batch = Batch::for_target(&target, closed.content, closed.size, closed.depth)?;
-            let mut load = open(&closed, &target, &batch, progress)?;
-            load::window(load.as_mut(), pid, WARM_UP)?;
-            let (observed, counters) = load::window(load.as_mut(), pid, self.manner.window)?;
-            slowest = slowest.min(counters.messages as f64 / observed.elapsed.as_secs_f64());
+            let measured = open(&closed, &target, &batch, progress).and_then(|mut load| {
+                load::window(load.as_mut(), pid, WARM_UP)?;
+                load::window(load.as_mut(), pid, self.manner.window)
+            });
+            // A server that fails here fails again in its windows, which say why.
+            if let Ok((observed, counters)) = measured {
+                slowest = slowest.min(counters.messages as f64 / observed.elapsed.as_secs_f64());
+            }
         }
         if slowest.is_finite() { Ok(slowest) } else { Err(Failure::new("there is no server")) }
     }
@@ -403,6 +421,16 @@ impl Bench<'_> {
         ];
         Ok(Sample { figures, ..Sample::default() })
     }
+}
+
+/// At most `most` at a time; the first, which the others are compared with, is in every group.
+fn groups(present: &[usize], most: usize) -> Vec<Vec<usize>> {
+    let Some((&first, others)) = present.split_first() else { return Vec::new() };
+    if present.len() <= most.max(2) {
+        return vec![present.to_vec()];
+    }
+    let with_first = |group: &[usize]| [&[first], group].concat();
+    others.chunks(most.max(2) - 1).map(with_first).collect()
 }
 
 /// Opens the connections of a cell.
@@ -492,4 +520,18 @@ pub(crate) fn is_disturbed(round: &Round) -> bool {
 /// The worst of a round.
 pub(crate) fn disturbance(round: &Round) -> f64 {
     round.iter().flatten().map(|sample| sample.disturbance).fold(0.0, f64::max)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_all_have_the_first_and_cover_everybody() {
+        assert_eq!(groups(&[0, 1, 2], 3), [[0, 1, 2]]);
+        assert_eq!(groups(&[0, 1, 2, 4, 5], 3), [vec![0, 1, 2], vec![0, 4, 5]]);
+        assert_eq!(groups(&[0, 1, 2, 4], 0), [[0, 1], [0, 2], [0, 4]]);
+        assert_eq!(groups(&[3], 1), [[3]]);
+        assert!(groups(&[], 5).is_empty());
+    }
 }

@@ -59,8 +59,8 @@ pub(crate) fn run(options: &args::Compare, progress: &mut Progress) -> Result<Ou
         build(&contestants, &places)?;
     }
     let most = cells.iter().map(|cell| cell.connections).max().unwrap_or(1);
-    // The servers inherit the limit; the connections of all are open at the same time.
-    process::allow_descriptors(most * contestants.len())?;
+    // The servers inherit the limit. The connections of two have to fit at the same time.
+    process::allow_descriptors(most * 2)?;
     process::pin(options.load_cpu)?;
     let manner = Manner {
         starts: options.starts,
