@@ -168,14 +168,19 @@ pub(crate) fn measure(
                 if matches!(cell.task, Task::Idle | Task::Subscriptions) {
                     servers[number] = None;
                 }
-                if servers[number].is_none() && result.absent[number].is_none() {
-                    let server = contestant.command(&cell, places).and_then(|words| {
+                if result.absent[number].is_some() {
+                    continue;
+                }
+                let server = match (contestant.command(&cell, places), servers[number].take()) {
+                    (Err(reason), _) => Err(reason),
+                    (Ok(_), Some(server)) => Ok(server),
+                    (Ok(words), None) => {
                         Server::start(&words, manner.server_cpu).map_err(|it| it.to_string())
-                    });
-                    match server {
-                        Ok(server) => servers[number] = Some(server),
-                        Err(reason) => result.absent[number] = Some(reason),
                     }
+                };
+                match server {
+                    Ok(server) => servers[number] = Some(server),
+                    Err(reason) => result.absent[number] = Some(reason),
                 }
             }
             let mut bench = Bench { result, servers: &mut servers, manner, start };
@@ -208,7 +213,13 @@ struct Bench<'r> {
 impl Bench<'_> {
     /// Leaves a contestant out of this cell. Its server may be in any state, so it goes, too.
     fn exclude(&mut self, number: usize, reason: &Failure) {
-        self.result.absent[number] = Some(reason.to_string());
+        // The port says nothing, and would tell equal reasons apart.
+        let address = self.place(number).ok().and_then(|(target, _)| target.resolve().ok());
+        let mut reason = reason.to_string();
+        if let Some(address) = address {
+            reason = reason.replace(&format!("{address}: "), "");
+        }
+        self.result.absent[number] = Some(reason);
         self.servers[number] = None;
     }
 
