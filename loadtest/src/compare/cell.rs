@@ -202,6 +202,7 @@ pub(crate) fn default_cells() -> Vec<Cell> {
         Cell::echo(32, 20, 8, Binary),
         Cell::echo(256, 20, 8, Binary),
         Cell::echo(32, 20, 64, Binary),
+        Cell::echo(32, kib, 1, Binary),
         Cell::echo(32, kib, 1, Ascii),
         Cell::echo(32, kib, 8, Binary),
         Cell::echo(32, kib, 8, Ascii),
