@@ -85,7 +85,12 @@
 //! # The protocol alone
 //!
 //! [`protocol`] is RFC 6455 without I/O, both roles, for use under any runtime.
-//! [`client::blocking`] puts the client's role on a blocking socket, for tests and tools.
+//!
+//! # Connections to other servers
+//!
+//! [`client::Dial`] makes connections that live on the workers, beside those that were accepted;
+//! [`client::Client`] is the same without a server. [`client::blocking`] puts the client's role on a
+//! blocking socket, for tests and tools.
 
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
@@ -113,6 +118,7 @@ mod handler;
 mod http;
 mod origins;
 mod outgoing;
+mod promise;
 mod publish;
 mod random;
 mod route_options;
@@ -137,8 +143,12 @@ pub use figures::{CloseCodes, Refusals, TlsFailures, TurnTimes};
 pub use fragment::Fragment;
 pub use handle::Handle;
 pub use handler::Handler;
-pub use http::{QueryPairs, Request, Response};
+pub use http::{
+    BodyWriter, Intake, QueryPairs, Reply, Request, Responder, Response, Resume, StreamError,
+    Upload, UploadBody,
+};
 pub use origins::Origins;
+pub use promise::Gone;
 pub use protocol::{CloseCode, Deflate, DeflateParameters, Limits, Message};
 pub use publish::{
     DropReason, Dropped, PreparedMessage, Publication, Published, SlowSubscriber, SubscribeError,
@@ -149,7 +159,7 @@ pub use server::{Server, ServerBuilder};
 pub use shutdown::{ShutdownOptions, ShutdownReport};
 pub use tls::TlsFailure;
 pub use trust::ForwardedHeader;
-pub use upgrade::{Gone, Session, Upgrade, UpgradeRequest, UpgradeTicket};
+pub use upgrade::{Session, Upgrade, UpgradeRequest, UpgradeTicket};
 pub use websocket::{SendOptions, SendStatus, WebSocket};
 pub use worker::mailbox::Stats;
 

@@ -2,8 +2,8 @@
 //!
 //! In: an address, then messages to send. Out: what the server sends, as owned values. Every
 //! rule of RFC 6455 is kept by [`protocol`](crate::protocol); here is only what it leaves to its
-//! user: a socket, random bytes and deadlines. It starts no thread, follows no redirect and
-//! speaks no TLS.
+//! user: a socket, random bytes and deadlines. It starts no thread and follows no redirect. It
+//! speaks TLS (`wss://`) with the crate's feature `tls`.
 //!
 //! ```text
 //!  socket --read--> buffer --> Endpoint::receive --> Received (owned)
@@ -55,13 +55,19 @@ use std::fmt;
 use std::time::Duration;
 
 pub use super::error::ClientError;
+#[cfg(feature = "tls-no-provider")]
+use super::secure::Secure;
 use super::stream::{Deadline, Stream};
+#[cfg(feature = "tls-no-provider")]
+use super::url::Endpoint as Place;
 use super::url::Url;
 use crate::protocol::upgrade::ClientHandshake;
 use crate::protocol::{
     BufferPool, CloseCode, Deflate, DeflateParameters, Endpoint, Event, Limits, Message, State,
 };
 use crate::random;
+#[cfg(feature = "tls-no-provider")]
+use crate::tls::{ClientTls, Starter, TlsError};
 
 /// Bytes asked of the socket at a time.
 const READ_BYTES: usize = 64 * 1024;
@@ -85,6 +91,8 @@ pub struct ClientBuilder {
     read_timeout: Duration,
     write_timeout: Duration,
     close_timeout: Duration,
+    #[cfg(feature = "tls-no-provider")]
+    tls: Option<ClientTls>,
 }
 
 impl ClientBuilder {
@@ -105,6 +113,14 @@ impl ClientBuilder {
     /// a Unix socket, whose default is `/`.
     pub fn target(mut self, target: &str) -> Self {
         self.target = Some(target.to_owned());
+        self
+    }
+
+    /// Whom to believe on `wss://` connections, and what else TLS needs. Default: whom this machine
+    /// believes, [`Roots::system`](crate::tls::Roots::system).
+    #[cfg(feature = "tls-no-provider")]
+    pub fn tls(mut self, tls: impl Into<ClientTls>) -> Self {
+        self.tls = Some(tls.into());
         self
     }
 
@@ -146,19 +162,21 @@ impl ClientBuilder {
         self
     }
 
-    /// Connects to `ws://HOST:PORT/PATH?QUERY` or `unix:PATH` and performs the opening handshake
+    /// Connects to `ws://HOST:PORT/PATH?QUERY`, the same with `wss` or `unix:PATH` and performs the opening handshake
     /// (RFC 6455 4.1).
     ///
     /// # Errors
     ///
     /// [`ClientError::Url`] and [`ClientError::Request`] before anything is sent;
     /// [`ClientError::Io`] or [`ClientError::TimedOut`] if no server answers;
+    /// [`ClientError::Tls`] if it cannot show that it is the one of the URL;
     /// [`ClientError::Handshake`] if its answer is not that of a WebSocket server.
     pub fn connect(&self, url: &str) -> Result<Client, ClientError> {
         let not_possible = |reason| ClientError::Url { url: url.to_owned(), reason };
         let parsed = Url::parse(url).map_err(not_possible)?;
+        #[cfg(not(feature = "tls-no-provider"))]
         if parsed.secure {
-            return Err(not_possible("wss needs TLS, which this client does not have"));
+            return Err(not_possible("wss needs TLS: build with the feature `tls`"));
         }
         self.deflate.check().map_err(ClientError::Deflate)?;
         let deadline = Deadline::after(self.connect_timeout);
@@ -175,7 +193,7 @@ impl ClientBuilder {
             .map_err(ClientError::Request)?;
 
         let mut client = Client {
-            stream: Some(Stream::connect(&parsed.endpoint, deadline)?),
+            stream: Some(self.open(&parsed, deadline)?),
             endpoint: Endpoint::client(self.limits, Box::new(random::masking_key)),
             pool: BufferPool::new(SPARE_BYTES),
             buffer: vec![0; READ_BYTES],
@@ -193,6 +211,24 @@ impl ClientBuilder {
             client.endpoint = client.endpoint.with_deflate(self.deflate, agreed);
         }
         Ok(client)
+    }
+}
+
+impl ClientBuilder {
+    /// The connected socket, inside TLS if the URL says so.
+    fn open(&self, url: &Url, deadline: Deadline) -> Result<Stream, ClientError> {
+        let stream = Stream::connect(&url.endpoint, deadline)?;
+        #[cfg(feature = "tls-no-provider")]
+        if let (true, Place::Tcp { host, .. }) = (url.secure, &url.endpoint) {
+            let failed = |error: TlsError| ClientError::Tls(error.to_string());
+            let tls = match &self.tls {
+                Some(tls) => tls.clone(),
+                None => ClientTls::system().map_err(failed)?,
+            };
+            let starter = Starter::new(tls, host).map_err(failed)?;
+            return Secure::handshake(stream, starter.start().map_err(ClientError::Tls)?, deadline);
+        }
+        Ok(stream)
     }
 }
 
@@ -266,6 +302,8 @@ impl Client {
             read_timeout: Duration::ZERO,
             write_timeout: Duration::from_secs(30),
             close_timeout: Duration::from_secs(5),
+            #[cfg(feature = "tls-no-provider")]
+            tls: None,
         }
     }
 
@@ -490,7 +528,9 @@ impl Client {
 
     /// The connection is over.
     fn end(&mut self) {
-        self.stream = None;
+        if let Some(mut stream) = self.stream.take() {
+            stream.say_goodbye();
+        }
         (self.start, self.end) = (0, 0);
         self.out.clear();
         self.endpoint.release(&mut self.pool);
@@ -514,7 +554,7 @@ impl Client {
             }
         }
         self.out.drain(..written);
-        result
+        result.and_then(|()| stream.settle(deadline))
     }
 }
 

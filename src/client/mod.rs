@@ -19,6 +19,8 @@ mod error;
 mod outcome;
 pub(crate) mod resolver;
 mod runtime;
+#[cfg(feature = "tls-no-provider")]
+mod secure;
 mod stream;
 mod url;
 

@@ -60,7 +60,7 @@ impl Url {
         };
         let secure = scheme.eq_ignore_ascii_case("wss");
         if !secure && !scheme.eq_ignore_ascii_case("ws") {
-            return Err("the scheme must be ws");
+            return Err("the scheme must be ws or wss");
         }
         let default_port = if secure { DEFAULT_SECURE_PORT } else { DEFAULT_PORT };
         // RFC 6455 3: fragment identifiers are meaningless and must not be used.

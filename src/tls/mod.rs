@@ -18,9 +18,9 @@
 
 mod failure;
 
-// The client's side is not used yet.
 #[cfg(feature = "tls-no-provider")]
-#[allow(dead_code)]
+mod client;
+#[cfg(feature = "tls-no-provider")]
 mod connection;
 #[cfg(feature = "tls-no-provider")]
 mod identity;
@@ -36,23 +36,25 @@ pub use self::failure::TlsFailure;
 
 #[cfg(feature = "tls-no-provider")]
 pub use self::{
+    client::ClientTls,
     identity::{Identity, TlsError},
     roots::Roots,
     server::{ClientAuth, ServerTls},
 };
 
-/// The crate whose types are accepted; see [`ServerTls`].
+/// The crate whose types are accepted; see [`ServerTls`] and [`ClientTls`].
 #[cfg(feature = "tls-no-provider")]
 pub use rustls;
 
 #[cfg(feature = "tls-no-provider")]
 pub(crate) use self::{
+    client::Starter,
     connection::{Exhausted, SEAL_ROOM, Tls},
     server::Acceptor,
 };
 
 #[cfg(not(feature = "tls-no-provider"))]
-pub(crate) use self::absent::{Acceptor, Exhausted, SEAL_ROOM, Tls};
+pub(crate) use self::absent::{Acceptor, Exhausted, SEAL_ROOM, Starter, Tls};
 
 /// Plaintext that is sealed at a time: eight records of the largest size (RFC 8446 5.1). So much,
 /// and what the records add to it, a connection holds at most when its socket is full.

@@ -23,6 +23,7 @@ use crate::connection::{Connection, NEVER, Phase, Table, subprotocol};
 use crate::driver::{ConnectionId, Driver, DriverStats};
 use crate::error::CloseCause;
 use crate::figures::Tables;
+use crate::http::writing::DateText;
 use crate::outgoing::OutgoingPool;
 use crate::protocol::{BufferPool, DeflateParameters};
 use crate::tls::Scratch;
@@ -55,8 +56,10 @@ pub(crate) struct Core {
     pub(crate) tls: Scratch,
     /// Connections that the application wants to read again.
     pub(crate) resumed: Vec<ConnectionId>,
-    /// The time of this turn.
+    /// When this turn began, rounded down: what is due then is due.
     pub(crate) now_ms: u64,
+    /// The same, rounded up: deadlines count from here, so that none comes before its time.
+    pub(crate) soon_ms: u64,
     pub(crate) config: Arc<Config>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) tally: Tally,
@@ -76,11 +79,18 @@ pub(crate) struct Core {
     pub(crate) turn_start_us: u64,
     /// What the driver had counted at the end of the last turn.
     driver_stats: DriverStats,
+    /// The text of Date in HTTP answers.
+    pub(crate) http_date: DateText,
     pub(crate) worker: u16,
     /// Where the connection belongs that is told of its end at the moment.
     pub(crate) ending_route: u16,
     /// From which length on a payload is sent from where it lies; see [`Core::expect_more`].
     pub(super) direct_send: usize,
+    /// See [`Config::high_water`].
+    pub(super) high_water: usize,
+    /// Set by whatever may put a connection ahead of its peer, see [`Core::is_ahead`], so that it
+    /// is not looked up after every message.
+    pub(super) look_again: bool,
 }
 
 impl Core {
@@ -91,7 +101,7 @@ impl Core {
         shared: Arc<Shared>,
     ) -> Self {
         let now_ms = driver.now_ms();
-        let slots = config.reserved_slots();
+        let (slots, high_water) = (config.reserved_slots(), config.high_water());
         driver.reserve(slots);
         let mut timers = Wheel::new(now_ms);
         timers.reserve(slots);
@@ -112,6 +122,7 @@ impl Core {
             tls: Scratch::default(),
             resumed: Vec::new(),
             now_ms,
+            soon_ms: now_ms,
             config,
             shared,
             tally: Tally::default(),
@@ -124,14 +135,38 @@ impl Core {
             buffered: 0,
             turn_start_us: 0,
             driver_stats: DriverStats::default(),
+            http_date: DateText::default(),
             worker,
             ending_route: 0,
             direct_send: DIRECT_SEND,
+            high_water,
+            look_again: false,
         }
     }
 
+    /// A turn begins.
+    pub(crate) fn note_time(&mut self, now_us: u64) {
+        self.turn_start_us = now_us;
+        self.now_ms = now_us / 1000;
+        self.soon_ms = now_us.div_ceil(1000);
+    }
+
+    /// The moment after so many milliseconds; none is now.
+    pub(crate) fn moment_in(&self, ms: u64) -> u64 {
+        if ms == 0 { self.now_ms } else { self.soon_ms.saturating_add(ms) }
+    }
+
     /// Adds what the driver counted since the last time to the tally.
+    #[inline]
     pub(crate) fn note_driver_stats(&mut self) {
+        let noted = self.driver_stats.stale_events + self.driver_stats.buffers_exhausted;
+        if self.driver.mishaps() != noted {
+            self.add_driver_stats();
+        }
+    }
+
+    #[cold]
+    fn add_driver_stats(&mut self) {
         let stats = self.driver.stats();
         self.tally.receive_buffers_exhausted +=
             stats.buffers_exhausted - self.driver_stats.buffers_exhausted;
@@ -183,6 +218,7 @@ impl Core {
     }
 
     /// Lets other threads see what was counted since the last time.
+    #[inline]
     pub(crate) fn publish_figures(&mut self) {
         let counters = &self.shared.counters[usize::from(self.worker)];
         counters.add(&mut self.tally);
@@ -194,7 +230,7 @@ impl Core {
         let Some(connection) = self.table.get_mut(id) else { return };
         connection.reading_paused = false;
         // The peer had no chance to show that it is alive.
-        connection.last_received_ms = self.now_ms;
+        connection.last_received_ms = self.soon_ms;
         if std::mem::take(&mut connection.pinged) {
             connection.deadline_ms = NEVER;
         }
@@ -212,7 +248,7 @@ impl Core {
         connection.phase = Phase::Gone;
         let deadline_ms = std::mem::replace(&mut connection.deadline_ms, NEVER);
         if let Some(outgoing) = connection.outgoing.take() {
-            self.buffered -= outgoing.noted;
+            self.buffered -= outgoing.noted();
             if self.stopping.began {
                 self.stopping.report.unsent_bytes += outgoing.unsent_len() as u64;
             }

@@ -25,6 +25,13 @@ impl Crank {
     /// Carries out the ends that became due inside the core.
     #[inline]
     pub(super) fn bury(&mut self) {
+        if !self.core.doomed.is_empty() {
+            self.bury_all();
+        }
+    }
+
+    #[cold]
+    fn bury_all(&mut self) {
         while let Some((id, cause)) = self.core.doomed.pop() {
             self.end(id, cause);
         }
@@ -32,6 +39,7 @@ impl Crank {
 
     /// The peer sent FIN.
     pub(super) fn ended(&mut self, id: ConnectionId) {
+        self.hear_out(id);
         self.core.note_truncation(id);
         let Some(connection) = self.core.table.get_mut(id) else { return };
         connection.peer_ended = true;
@@ -44,7 +52,7 @@ impl Crank {
                 self.core.say_close_notify(id);
                 self.end(id, CloseCause::Ended);
             }
-            Phase::Upgrade(_) => self.core.release(id),
+            Phase::Http(_) => self.http_ended(id),
             Phase::Dialing(_) => self.dialing_ended(id),
             Phase::Draining { finished, .. } => {
                 if *finished {

@@ -6,7 +6,7 @@
 //! counters.
 //!
 //! ```text
-//!  driver --Event--> Crank --+--> upgrade (request head -> 101 or an HTTP answer)
+//!  driver --Event--> Crank --+--> http    (requests -> routes -> answers, or 101)
 //!                            +--> dialing (our own connections, up to their 101)
 //!                            +--> feed    (frames -> Endpoint -> Route -> Handler)
 //!                            +--> end     (on_close once, then Draining or Gone)
@@ -26,6 +26,7 @@ mod deadlines;
 pub(crate) mod dialing;
 mod ends;
 mod flushing;
+pub(crate) mod http;
 pub(crate) mod mailbox;
 pub(crate) mod paths;
 pub(crate) mod places;
@@ -44,7 +45,6 @@ mod time;
 pub(crate) mod timers;
 pub(crate) mod topic_index;
 pub(crate) mod topics;
-mod upgrade;
 
 use std::collections::VecDeque;
 use std::io;
@@ -92,6 +92,8 @@ pub(crate) struct Crank {
     woken: bool,
     /// The server stops; whoever is still there at this moment is cut.
     stop_deadline_ms: Option<u64>,
+    /// Connections whose answer had its share of this turn and is not complete.
+    pumping: Vec<ConnectionId>,
     /// Until then nobody notices that the server will stop.
     announced_until_ms: u64,
 }
@@ -116,6 +118,7 @@ impl Worker {
             waiting: VecDeque::new(),
             woken: false,
             stop_deadline_ms: None,
+            pumping: Vec::new(),
             announced_until_ms: NEVER,
         };
         crank.start_handlers();
@@ -132,8 +135,8 @@ impl Worker {
 
     /// One round: wait, receive, obey, expire, flush.
     pub(crate) fn turn(&mut self) -> io::Result<()> {
-        let timeout_ms = self.crank.timeout_ms();
-        let due_ms = timeout_ms.map_or(NEVER, |ms| self.crank.core.now_ms.saturating_add(ms));
+        let due_ms = self.crank.due_ms();
+        let timeout_ms = (due_ms != NEVER).then(|| due_ms.saturating_sub(self.crank.core.now_ms));
         let mut more = self.receive(timeout_ms)?;
         self.crank.shake_hands();
         let now_ms = self.crank.core.now_ms;
@@ -148,13 +151,21 @@ impl Worker {
         }
         let crank = &mut self.crank;
         crank.obey();
-        crank.expire();
+        if crank.earliest_ms() <= crank.core.now_ms || crank.stop_deadline_ms.is_some() {
+            crank.expire();
+        }
         crank.see_to_dials();
         crank.resume_all();
+        crank.pump_all();
         if !crank.core.notices.is_empty() {
             crank.notify();
         }
-        crank.flush_all();
+        if !crank.core.dirty.is_empty()
+            || !crank.core.doomed.is_empty()
+            || !crank.core.resumed.is_empty()
+        {
+            crank.flush_all();
+        }
         crank.core.note_driver_stats();
         crank.core.publish_figures();
         let took_us = crank.core.driver.now_us() - crank.core.turn_start_us;
@@ -166,8 +177,8 @@ impl Worker {
     fn receive(&mut self, timeout_ms: Option<u64>) -> io::Result<bool> {
         let crank = &mut self.crank;
         crank.core.driver.wait(timeout_ms)?;
-        crank.core.turn_start_us = crank.core.driver.now_us();
-        crank.core.now_ms = crank.core.turn_start_us / 1000;
+        let now_us = crank.core.driver.now_us();
+        crank.core.note_time(now_us);
         let mut something = false;
         while let Some(event) = crank.core.driver.next_event(&mut self.memory) {
             something = true;
@@ -207,12 +218,20 @@ impl Crank {
         })
     }
 
-    /// How long the next wait may last.
-    fn timeout_ms(&self) -> Option<u64> {
+    /// Until when the next wait may last; not before now, and [`NEVER`] for no end.
+    #[inline]
+    fn due_ms(&self) -> u64 {
         let core = &self.core;
-        if !core.notices.is_empty() || !core.handshakes.is_empty() || core.dials.has_news() {
-            return Some(0);
+        let news = !core.notices.is_empty() || !core.handshakes.is_empty();
+        if news || core.dials.has_news() || !self.pumping.is_empty() {
+            return core.now_ms;
         }
+        self.earliest_ms().max(self.core.now_ms)
+    }
+
+    /// The earliest of all deadlines.
+    #[inline]
+    fn earliest_ms(&self) -> u64 {
         let mut deadline = self.core.timers.next_deadline().unwrap_or(NEVER);
         deadline = deadline.min(self.accept_retry_ms).min(self.announced_until_ms);
         deadline = deadline.min(self.core.lifetimes.next_deadline().unwrap_or(NEVER));
@@ -222,7 +241,14 @@ impl Crank {
             let stop = if self.core.now_ms < stop { stop } else { stop + RELEASE_GRACE_MS };
             deadline = deadline.min(stop);
         }
-        (deadline != NEVER).then(|| deadline.saturating_sub(self.core.now_ms))
+        deadline
+    }
+
+    /// How long the next wait may last.
+    #[cfg(test)]
+    fn timeout_ms(&self) -> Option<u64> {
+        let due_ms = self.due_ms();
+        (due_ms != NEVER).then(|| due_ms - self.core.now_ms)
     }
 
     #[inline]
@@ -256,10 +282,15 @@ impl Crank {
 
     // --- other threads -------------------------------------------------------------------------
 
+    #[inline]
     fn obey(&mut self) {
-        if !std::mem::take(&mut self.woken) {
-            return;
+        if std::mem::take(&mut self.woken) {
+            self.obey_all();
         }
+    }
+
+    #[inline(never)]
+    fn obey_all(&mut self) {
         let shared = Arc::clone(&self.core.shared);
         let mut commands = std::mem::take(&mut self.commands);
         shared.mailboxes[usize::from(self.core.worker)].take(&mut commands);
@@ -274,7 +305,7 @@ impl Crank {
                 Command::Publish { topic, message, key } => {
                     self.core.publish_posted(&topic, &message, key);
                 }
-                Command::Decide { id } => self.decided(id),
+                Command::Look { id } => self.look(id),
                 Command::Connect(new) => self.core.dials.add(*new),
                 Command::Disconnect { dial } => self.core.dials.cancel(dial),
                 Command::Resolved(resolved) => self.resolved(resolved),

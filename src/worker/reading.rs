@@ -30,6 +30,7 @@ impl Core {
         // After our Close the answer must be read.
         if matches!(&connection.phase, Phase::Live(live) if live.endpoint.is_open()) {
             connection.paused_by_handler = true;
+            self.look_again = true;
             self.pause_driver(id);
         }
     }
@@ -50,6 +51,13 @@ impl Core {
             connection.reading_paused = true;
             self.driver.pause_reading(id);
         }
+    }
+
+    /// True if a connection should perhaps not be read any more.
+    #[inline]
+    pub(super) fn is_ahead(&self, id: ConnectionId) -> bool {
+        let Some(connection) = self.table.get(id) else { return false };
+        connection.unsent_len() > self.high_water || connection.paused_by_handler
     }
 
     /// Keeps received bytes until reading goes on.
@@ -77,12 +85,7 @@ impl Crank {
     /// True if more of this connection's input has to wait; it is not read any more then.
     #[inline]
     pub(super) fn must_wait(&mut self, id: ConnectionId) -> bool {
-        let high_water = self.core.config.high_water();
-        let Some(connection) = self.core.table.get(id) else { return false };
-        if connection.unsent_len() <= high_water && !connection.paused_by_handler {
-            return false;
-        }
-        self.wait_if_needed(id)
+        self.core.is_ahead(id) && self.wait_if_needed(id)
     }
 
     #[cold]

@@ -69,6 +69,10 @@ impl Core {
             let before = connection.outgoing.as_ref().map_or(&[][..], |outgoing| outgoing.sealed());
             let before_len = before.len();
             if before_len + count == 0 {
+                if connection.outgoing.as_ref().is_some_and(|outgoing| outgoing.has_unsealed()) {
+                    // A request that waits for the handshake.
+                    return;
+                }
                 break;
             }
             let slices = [IoSlice::new(before), IoSlice::new(&self.tls.sealed[..count])];
@@ -219,7 +223,7 @@ impl Crank {
         match connection.phase {
             // Nobody reads it any more, so nobody deciphers it.
             Phase::Draining { .. } | Phase::Gone => return self.dispatch(id, bytes),
-            Phase::Upgrade(_) | Phase::Dialing(_) | Phase::Live(_) => {}
+            Phase::Http(_) | Phase::Dialing(_) | Phase::Live(_) => {}
         }
         if tls.is_open() {
             return self.decipher(id, bytes);
@@ -273,11 +277,24 @@ impl Crank {
         }
     }
 
+    /// The peer has finished: what it sent before is looked at now, not when its turn would come.
+    /// Nothing can become of a handshake that has not begun.
+    pub(super) fn hear_out(&mut self, id: ConnectionId) {
+        if let Some(connection) = self.core.table.get(id)
+            && let Some(tls) = &connection.tls
+            && !tls.is_expected()
+            && !tls.is_open()
+            && tls.held_len() != 0
+        {
+            self.shake(id);
+        }
+    }
+
     /// Goes on with one handshake.
     fn shake(&mut self, id: ConnectionId) {
         let core = &mut self.core;
         let Some(connection) = core.table.get_mut(id) else { return };
-        if !matches!(connection.phase, Phase::Upgrade(_) | Phase::Live(_)) {
+        if matches!(connection.phase, Phase::Draining { .. } | Phase::Gone) {
             return;
         }
         let Some(tls) = &mut connection.tls else { return };
@@ -311,6 +328,8 @@ impl Crank {
         if let Some(opened) = received.opened {
             core.tally.tls_handshakes += 1;
             core.tally.tls_resumed += u64::from(opened == Opened::Resumed);
+            // A request may have waited for this.
+            core.mark_dirty(id);
         }
         if !plain.is_empty() {
             self.dispatch(id, &mut plain);
@@ -335,15 +354,20 @@ impl Crank {
                 let close = Close { code: 1006, reason: "", cause: CloseCause::Tls };
                 self.finish(id, close, After::Drain);
             }
-            Phase::Upgrade(_) => {
+            Phase::Http(_) => {
                 connection.phase =
                     Phase::Draining { discarded: 0, finished: false, server_first: false };
                 connection.deadline_ms = deadline_ms;
                 core.mark_dirty(id);
                 core.arm_timer(id);
             }
-            // No connection of our own making has TLS.
-            Phase::Dialing(_) | Phase::Draining { .. } | Phase::Gone => {}
+            Phase::Dialing(_) => {
+                let reason = connection.tls.as_ref().map_or("", |tls| tls.error()).to_owned();
+                // The alert, if the socket takes it at once.
+                core.flush(id);
+                self.securing_failed(id, reason);
+            }
+            Phase::Draining { .. } | Phase::Gone => {}
         }
     }
 }

@@ -13,6 +13,7 @@ mod adopting;
 mod assertions;
 mod client;
 mod deadlines;
+mod dialing;
 mod load;
 mod log;
 mod mailbox;
@@ -20,6 +21,8 @@ mod mischief;
 mod pauses;
 mod promises;
 mod scripted;
+#[cfg(feature = "tls-no-provider")]
+mod secure;
 mod segmentation;
 mod shutdown;
 mod world;

@@ -15,11 +15,12 @@ use crate::connection::NEVER;
 use crate::driver::simulated::{Faults, Network, Random};
 use crate::handle::Handle;
 use crate::handler::Handler;
-use crate::http::Response;
+use crate::http::{Reply, Request, Response};
 use crate::route_options::RouteOptions;
+use crate::tls::Acceptor;
 use crate::worker::Worker;
 use crate::worker::mailbox::Shared;
-use crate::worker::paths::Paths;
+use crate::worker::paths::{Page, Paths};
 use crate::worker::route::{Route, RouteOf};
 
 /// Bytes of the page at `/page`.
@@ -35,6 +36,8 @@ pub(super) struct Setup {
     pub(super) config: Config,
     /// Largest message that anybody sends: some bounds depend on it.
     pub(super) longest: usize,
+    /// What connections speak.
+    pub(super) tls: Option<Acceptor>,
 }
 
 impl Setup {
@@ -55,6 +58,7 @@ impl Setup {
                 ..Config::default()
             },
             longest: 128 * 1024,
+            tls: None,
         }
     }
 
@@ -85,20 +89,25 @@ pub(super) struct World {
     pub(super) turns: u32,
 }
 
+/// Answers with [`PAGE`] bytes.
+fn page(_request: &Request<'_>) -> Reply {
+    Response::new(200).body(vec![b'p'; PAGE]).into()
+}
+
 impl World {
     fn new(setup: Setup, route: Box<dyn Route>, log: Rc<RefCell<Log>>) -> Self {
-        let Setup { seed, faults, config, longest } = setup;
+        let Setup { seed, faults, config, longest, tls } = setup;
         let network = Network::new(seed, faults);
         let (driver, memory) = network.driver_with(config.receive_buffer);
         network.open_listener();
         let mut paths = Paths::default();
         paths.add_websocket("/", RouteOptions::new()).expect("a good pattern");
-        paths
-            .add_page("/page", Box::new(|_| Response::new(200).body(vec![b'p'; PAGE])))
-            .expect("a good pattern");
+        paths.add_page(Some("GET"), "/page", Page::Whole(Box::new(page))).expect("a good pattern");
         let config = Arc::new(config);
         let paths = Arc::new(paths);
-        let shared = Arc::new(Shared::new(&config, Arc::clone(&paths)));
+        let mut shared = Shared::new(&config, Arc::clone(&paths));
+        shared.tls = tls;
+        let shared = Arc::new(shared);
         let worker = Worker::new(
             0,
             Box::new(driver),
@@ -140,7 +149,7 @@ impl World {
     /// Time passes while the worker waits, as if it were in the middle of `wait`.
     fn pass(&mut self, ms: u64) {
         self.network.advance(ms);
-        self.worker.crank.core.now_ms = self.network.now_ms();
+        self.worker.crank.core.note_time(self.network.now_ms() * 1000);
     }
 
     /// One turn, or time passes until `end_ms` if nothing happens before.
