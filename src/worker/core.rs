@@ -54,6 +54,11 @@ pub(crate) struct Core {
     pub(crate) tls: Scratch,
     /// Connections that the application wants to read again.
     pub(crate) resumed: Vec<ConnectionId>,
+    /// Connections whose input has to wait for the next turn, because so much was inflated in this
+    /// one.
+    pub(crate) postponed: Vec<ConnectionId>,
+    /// What the pool will have inflated when the turn has inflated enough.
+    pub(crate) inflate_until: u64,
     /// The time of this turn.
     pub(crate) now_ms: u64,
     pub(crate) config: Arc<Config>,
@@ -108,6 +113,8 @@ impl Core {
             handshakes: VecDeque::new(),
             tls: Scratch::default(),
             resumed: Vec::new(),
+            postponed: Vec::new(),
+            inflate_until: u64::MAX,
             now_ms,
             config,
             shared,

@@ -133,6 +133,7 @@ impl Worker {
     pub(crate) fn turn(&mut self) -> io::Result<()> {
         let timeout_ms = self.crank.timeout_ms();
         let due_ms = timeout_ms.map_or(NEVER, |ms| self.crank.core.now_ms.saturating_add(ms));
+        let postponed = self.crank.begin_inflating();
         let mut more = self.receive(timeout_ms)?;
         self.crank.shake_hands();
         let now_ms = self.crank.core.now_ms;
@@ -149,6 +150,7 @@ impl Worker {
         crank.obey();
         crank.expire();
         crank.resume_all();
+        crank.go_on_postponed(postponed);
         if !crank.core.notices.is_empty() {
             crank.notify();
         }
@@ -207,7 +209,8 @@ impl Crank {
 
     /// How long the next wait may last.
     fn timeout_ms(&self) -> Option<u64> {
-        if !self.core.notices.is_empty() || !self.core.handshakes.is_empty() {
+        let core = &self.core;
+        if !core.notices.is_empty() || !core.handshakes.is_empty() || !core.postponed.is_empty() {
             return Some(0);
         }
         let mut deadline = self.core.timers.next_deadline().unwrap_or(NEVER);

@@ -18,6 +18,9 @@ use super::core::Core;
 use crate::connection::Phase;
 use crate::driver::ConnectionId;
 
+/// Bytes that a turn inflates, give or take a message: about 5 ms of work.
+const INFLATED_PER_TURN: u64 = 4 * 1024 * 1024;
+
 impl Core {
     /// True while the connection has a session.
     pub(crate) fn is_live(&self, id: ConnectionId) -> bool {
@@ -80,9 +83,34 @@ impl Crank {
         let high_water = self.core.config.high_water();
         let Some(connection) = self.core.table.get(id) else { return false };
         if connection.unsent_len() <= high_water && !connection.paused_by_handler {
-            return false;
+            return self.core.buffers.inflated() > self.core.inflate_until && self.postpone(id);
         }
         self.wait_if_needed(id)
+    }
+
+    /// Few bytes can become many when they are inflated, and others wait: the rest of this
+    /// connection's input comes in the next turn.
+    #[cold]
+    fn postpone(&mut self, id: ConnectionId) -> bool {
+        if self.core.is_live(id) {
+            self.core.pause_driver(id);
+            self.core.postponed.push(id);
+        }
+        true
+    }
+
+    /// Begins a turn. Gives the connections whose input had to wait for it.
+    pub(super) fn begin_inflating(&mut self) -> Vec<ConnectionId> {
+        self.core.inflate_until = self.core.buffers.inflated() + INFLATED_PER_TURN;
+        std::mem::take(&mut self.core.postponed)
+    }
+
+    /// Sees to the connections whose input had to wait for this turn.
+    pub(super) fn go_on_postponed(&mut self, postponed: Vec<ConnectionId>) {
+        for id in postponed {
+            self.go_on(id);
+            self.bury();
+        }
     }
 
     #[cold]

@@ -33,6 +33,9 @@ pub(super) struct Extension {
     pub(super) inflating: bool,
     /// Something of it was given to the inflater.
     begun: bool,
+    /// The next byte of it was given to the inflater, but stays in the input, because more may come
+    /// out: see `inflate_part`.
+    pub(super) ahead: bool,
     /// The codecs of this connection: as long as a compressed message is in progress, and with
     /// context takeover from the first message on.
     held: Option<Box<Held>>,
@@ -74,6 +77,7 @@ impl Extension {
         agreed: Agreed(0),
         inflating: false,
         begun: false,
+        ahead: false,
         held: None,
     };
 
@@ -84,14 +88,15 @@ impl Extension {
 
     /// The connection is gone.
     pub(super) fn release(&mut self, pool: &mut BufferPool) {
-        self.inflating = false;
+        (self.inflating, self.ahead) = (false, false);
         if let Some(held) = self.held.take() {
             pool.codecs().give(held);
         }
     }
 
-    /// The inflater of the message in progress.
+    /// The inflater of the message in progress, for something of it.
     pub(super) fn inflater(&mut self, pool: &mut BufferPool) -> &mut Inflater {
+        self.begun = true;
         let held = self.held.get_or_insert_with(|| pool.codecs().take());
         held.inflater.get_or_insert_with(|| pool.codecs().take_inflater())
     }
@@ -231,7 +236,6 @@ impl Endpoint {
             _ => Assembly::binary(),
         });
         if !piece.is_empty() {
-            self.extension.begun = true;
             let inflater = self.extension.inflater(pool);
             let max_message = self.max_message as usize;
             let mut input = &*piece;
