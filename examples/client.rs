@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 use lexopt::{Arg, Parser, ValueExt};
 use wirelane::CloseCode;
 use wirelane::client::blocking::{Client, ClientBuilder, ClientError, Closed, Received};
+use wirelane::tls::{ClientTls, Roots};
 
 const USAGE: &str = "\
-client [options] ws://HOST:PORT/PATH
+client [options] ws://HOST:PORT/PATH, or wss://
 client [options] unix:PATH
 
 Sends every line of stdin as a text message and prints what comes: texts as they are, binary
@@ -25,6 +26,7 @@ options:
   --wait MS               end when nothing has come for that long after the last line  [500]
   --subprotocol NAME      offer this subprotocol; may be repeated
   --header 'NAME: VALUE'  add this to the request; may be repeated
+  --ca FILE               believe this authority (PEM) instead of those of this machine
   --target PATH           path and query to ask for, instead of those of the URL
 
 status: 0 after a close handshake, 1 if the connection failed, 2 for wrong arguments
@@ -81,6 +83,11 @@ fn parse(mut parser: Parser) -> Result<Option<Options>, lexopt::Error> {
             }
             Arg::Long("wait") => wait = Duration::from_millis(parser.value()?.parse()?),
             Arg::Long("subprotocol") => builder = builder.subprotocol(&parser.value()?.string()?),
+            Arg::Long("ca") => {
+                let roots = Roots::from_file(parser.value()?);
+                let tls = roots.and_then(ClientTls::new).map_err(|error| error.to_string())?;
+                builder = builder.tls(tls);
+            }
             Arg::Long("target") => builder = builder.target(&parser.value()?.string()?),
             Arg::Long("header") => {
                 let header = parser.value()?.string()?;

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use crate::driver::DriverChoice;
+use crate::driver::listener::TcpOptions;
 use crate::error::Error;
 use crate::origins::Origins;
 use crate::protocol::{Deflate, Limits};
@@ -62,6 +63,10 @@ pub(crate) struct Config {
     pub(crate) ping_interval_ms: u64,
     pub(crate) pong_timeout_ms: u64,
     pub(crate) max_lifetime_ms: u64,
+    /// `None`: as `idle_timeout_ms`; 0: as the kernel has it.
+    pub(crate) tcp_user_timeout_ms: Option<u64>,
+    /// 0 is off.
+    pub(crate) tcp_keepalive_ms: u64,
     pub(crate) close_timeout_ms: u64,
     pub(crate) write_timeout_ms: u64,
     /// Timers that one connection may have.
@@ -100,6 +105,8 @@ impl Default for Config {
             ping_interval_ms: 30_000,
             pong_timeout_ms: 0,
             max_lifetime_ms: 0,
+            tcp_user_timeout_ms: None,
+            tcp_keepalive_ms: 0,
             close_timeout_ms: 5_000,
             write_timeout_ms: 30_000,
             max_timers: 64,
@@ -125,6 +132,18 @@ impl Config {
     /// would be copied while connections wait, and its old memory would stay resident.
     pub(crate) fn reserved_slots(&self) -> usize {
         self.max_connections.min(128 * 1024)
+    }
+
+    /// What the kernel is told about TCP connections.
+    pub(crate) fn tcp_options(&self) -> TcpOptions {
+        let set = |ms: u64| {
+            // tcp(7): the kernel keeps milliseconds in an int, and seconds up to 32767.
+            (ms != 0).then(|| Duration::from_millis(ms.min(32_767_000)))
+        };
+        TcpOptions {
+            user_timeout: set(self.tcp_user_timeout_ms.unwrap_or(self.idle_timeout_ms)),
+            keepalive: set(self.tcp_keepalive_ms),
+        }
     }
 
     /// Says what is impossible, naming the builder method.

@@ -1,14 +1,18 @@
 //! What may be done on a worker's thread outside of one connection, and timers.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::client::{ConnectError, Dial, DialId, Plan};
 use crate::config::millis;
 use crate::driver::ConnectionId;
 use crate::error::SendError;
+use crate::handler::Handler;
 use crate::protocol::{CloseCode, Message};
 use crate::websocket::SendStatus;
 use crate::worker::Core;
+use crate::worker::route::RouteOf;
 use crate::worker::schedule::Owner;
 
 /// Names a timer for ever; see [`WebSocket::set_timer`](crate::WebSocket::set_timer). 16 bytes.
@@ -152,6 +156,80 @@ impl<'a> WorkerContext<'a> {
     /// Takes back a timer of this handler. False if it has fired or is not one of its own.
     pub fn cancel_timer(&mut self, id: TimerId) -> bool {
         self.handler.is_some_and(|handler| self.core.schedule.cancel(Owner::Handler(handler), id))
+    }
+
+    /// Makes a connection to another server, for this very handler: its
+    /// [`on_connect`](crate::Handler::on_connect) gives the session, `on_open` to `on_close` are
+    /// called as for any connection, and [`on_dial`](crate::Handler::on_dial) says what failed and
+    /// when it is tried again. Begins after the present method has returned. About 400 bytes, on
+    /// top of those of a connection.
+    ///
+    /// ```
+    /// use wirelane::client::{Dial, DialEvent, Reconnect};
+    /// use wirelane::{Handler, Message, WebSocket, WorkerContext};
+    ///
+    /// struct Feed;
+    ///
+    /// impl Handler for Feed {
+    ///     type Session = ();
+    ///
+    ///     fn on_start(&mut self, worker: &mut WorkerContext<'_>) {
+    ///         let dial = Dial::to("ws://feed.example/prices").reconnect(Reconnect::new());
+    ///         worker.connect(&dial).expect("a good URL");
+    ///     }
+    ///
+    ///     fn on_message(&mut self, ws: &mut WebSocket<'_, ()>, message: Message<'_>) {
+    ///         ws.publish("prices", message);
+    ///     }
+    ///
+    ///     fn on_dial(&mut self, _worker: &mut WorkerContext<'_>, event: &DialEvent<'_>) {
+    ///         if let Some(error) = event.error {
+    ///             eprintln!("{}: {error}; next try in {:?}", event.dial, event.retry_in);
+    ///         }
+    ///     }
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectError::Invalid`] names the setting that is impossible; [`ConnectError::NoHandler`]
+    /// in a closure of [`Handle::run_on`](crate::Handle::run_on).
+    pub fn connect(&mut self, dial: &Dial) -> Result<DialId, ConnectError> {
+        let handler = self.handler.ok_or(ConnectError::NoHandler)?;
+        let plan = self.plan_here(dial)?;
+        Ok(self.core.connect(handler, plan))
+    }
+
+    /// The same for a handler of its own, which goes when the dial is over. Its `on_start` is called
+    /// first.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectError::Invalid`] names the setting that is impossible.
+    pub fn connect_with<H: Handler>(
+        &mut self,
+        dial: &Dial,
+        handler: H,
+    ) -> Result<DialId, ConnectError> {
+        let plan = self.plan_here(dial)?;
+        Ok(self.core.connect_with(Box::new(RouteOf::with_capacity(handler, 1)), plan))
+    }
+
+    fn plan_here(&self, dial: &Dial) -> Result<Arc<Plan>, ConnectError> {
+        if dial.worker().is_some_and(|worker| worker != self.core.worker) {
+            return Err(ConnectError::NoSuchWorker);
+        }
+        dial.plan()
+    }
+
+    /// Ends a dial of this worker: the connection gets a Close (1000), an attempt under way or the
+    /// wait for one is over ([`DialError::Cancelled`](crate::client::DialError)). Begins after the
+    /// present method has returned; nothing happens if the dial is over already, or another
+    /// worker's, whom [`Handle::disconnect`](crate::Handle::disconnect) reaches.
+    pub fn disconnect(&mut self, dial: DialId) {
+        if dial.worker == self.core.worker {
+            self.core.dials.cancel(dial.serial);
+        }
     }
 
     fn on_live(&mut self, id: ConnectionId, act: impl FnOnce(&mut Core)) -> Result<(), SendError> {

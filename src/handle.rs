@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use crate::adopt::{Negotiated, NotAdopted};
+use crate::client::{ConnectError, Dial, DialId};
 use crate::context::WorkerContext;
 use crate::driver::{ConnectedSocket, ConnectionId};
 use crate::error::SendError;
+use crate::handler::Handler;
 use crate::protocol::{CloseCode, Message};
 use crate::publish::{PreparedMessage, Publication, Published};
 use crate::shutdown::{ShutdownOptions, ShutdownReport};
@@ -13,8 +15,10 @@ use crate::shutdown::{ShutdownOptions, ShutdownReport};
 use crate::tls::{ServerTls, TlsError};
 use crate::upgrade::Session;
 use crate::worker::adopting::{self, AnyMaker};
+use crate::worker::dialing::{NewDial, new_serial};
 use crate::worker::mailbox::{Command, Job, Shared, Stats};
 use crate::worker::publish::{post_prepared, publish_from_outside};
+use crate::worker::route::{Route, RouteOf};
 use crate::worker::sending::post_message;
 
 /// Reaches a server from any thread: a ticker, a database, a signal. From
@@ -136,7 +140,8 @@ impl Handle {
     ///
     /// The other server must have sent the whole 101, and must not touch the socket any more.
     /// `leftover` is what it has read behind the request: the first frames, often nothing. What
-    /// must not be lost is to be there: a reader that buffers has it. `negotiated` says which route
+    /// must not be lost is to be there: a reader that buffers has it. The bytes on the socket are
+    /// WebSocket frames in the clear, whatever the server's own listeners speak. `negotiated` says which route
     /// serves the connection, and what the client was told; the origin is not checked again.
     ///
     /// The session is the one that a connection begins with by default. `on_upgrade` is not called:
@@ -144,7 +149,8 @@ impl Handle {
     ///
     /// `Ok` means that the connection has its place and the worker will be told, also of a server
     /// that does not run yet. Should the server stop in between, the client is sent 1001, or sees
-    /// the end of the connection if its worker has gone. The socket may be blocking or not; `FD_CLOEXEC` and `TCP_NODELAY` are set. Counted in
+    /// the end of the connection if its worker has gone. The socket may be
+    /// blocking or not; it gets `FD_CLOEXEC` and the TCP options that accepted ones have. Counted in
     /// [`Stats::adopted`](crate::Stats::adopted).
     ///
     /// # Errors
@@ -224,6 +230,46 @@ impl Handle {
     ) -> Result<(), SendError> {
         let mailbox = self.shared.mailboxes.get(usize::from(worker));
         mailbox.ok_or(SendError::NoSuchWorker)?.post(Command::Run(Job(Box::new(call))))
+    }
+
+    /// Makes a connection to another server on one of the workers
+    /// ([`Dial::on_worker`], otherwise the one with the fewest connections), for this handler, which moves to that
+    /// worker's thread and goes when the dial is over. What happens is told to the handler: see
+    /// [`WorkerContext::connect`](crate::WorkerContext::connect).
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectError::Invalid`] names the setting that is impossible;
+    /// [`ConnectError::NoSuchWorker`], [`ConnectError::MailboxFull`], [`ConnectError::Stopped`].
+    pub fn connect<H: Handler + Send>(
+        &self,
+        dial: &Dial,
+        handler: H,
+    ) -> Result<DialId, ConnectError> {
+        let plan = dial.plan()?;
+        let serial = new_serial(&self.shared);
+        let worker = dial.worker().unwrap_or_else(|| self.shared.places.fewest());
+        let mailbox = self.shared.mailboxes.get(usize::from(worker));
+        let mailbox = mailbox.ok_or(ConnectError::NoSuchWorker)?;
+        let make =
+            Box::new(move || -> Box<dyn Route> { Box::new(RouteOf::with_capacity(handler, 1)) });
+        match mailbox.post(Command::Connect(Box::new(NewDial { serial, plan, make }))) {
+            Ok(()) => Ok(DialId { serial, worker }),
+            Err(SendError::MailboxFull) => Err(ConnectError::MailboxFull),
+            Err(_) => Err(ConnectError::Stopped),
+        }
+    }
+
+    /// Ends a dial: its connection gets a Close (1000), an attempt under way or the wait for one is
+    /// over. Nothing happens if it is over already.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError::MailboxFull`], [`SendError::Stopped`], or [`SendError::Gone`] if the id is not
+    /// of these workers.
+    pub fn disconnect(&self, dial: DialId) -> Result<(), SendError> {
+        let mailbox = self.shared.mailboxes.get(usize::from(dial.worker));
+        mailbox.ok_or(SendError::Gone)?.post(Command::Disconnect { dial: dial.serial })
     }
 
     /// Number of workers.

@@ -1,5 +1,6 @@
 //! What the application implements.
 
+use crate::client::{DialEvent, DialId, DialResponse};
 use crate::context::WorkerContext;
 use crate::error::Close;
 use crate::fragment::Fragment;
@@ -120,6 +121,22 @@ pub trait Handler: 'static {
     /// A Pong arrived, asked for or not (RFC 6455 5.5.3). At most 125 bytes.
     fn on_pong(&mut self, ws: &mut WebSocket<'_, Self::Session>, payload: &[u8]) {
         let _ = (ws, payload);
+    }
+
+    /// A server has accepted a connection of this handler's own making
+    /// ([`Dial`](crate::client::Dial)); `response` is its 101. Gives the session that the connection
+    /// begins with, or `None` to drop it ([`DialError::Declined`](crate::client::DialError)).
+    /// Without an `on_connect` it is [`Session::initial`]. `on_open` follows.
+    fn on_connect(&mut self, dial: DialId, response: &DialResponse) -> Option<Self::Session> {
+        let _ = (dial, response);
+        Self::Session::initial()
+    }
+
+    /// An attempt to connect has failed, or a connection of this handler's own making has ended
+    /// (after its `on_close`); `event` says which, and when the next attempt begins. One without a
+    /// next attempt is the last of its dial.
+    fn on_dial(&mut self, worker: &mut WorkerContext<'_>, event: &DialEvent<'_>) {
+        let _ = (worker, event);
     }
 
     /// Everything that the socket had not taken at once has now been taken: whoever stopped

@@ -114,6 +114,7 @@ mod http;
 mod origins;
 mod outgoing;
 mod publish;
+mod random;
 mod route_options;
 mod server;
 mod shutdown;
@@ -128,8 +129,8 @@ pub use adopt::{AdoptError, Negotiated, NotAdopted};
 pub use config::Accept;
 pub use context::{TimerError, TimerId, WorkerContext};
 pub use driver::{
-    ConnectedSocket, ConnectionId, DriverChoice as Driver, InvalidDriverChoice as InvalidDriver,
-    InvalidListenAddr, ListenAddr,
+    BoundListener, ConnectedSocket, ConnectionId, DriverChoice as Driver,
+    InvalidDriverChoice as InvalidDriver, InvalidListenAddr, ListenAddr,
 };
 pub use error::{Close, CloseCause, Error, SendError};
 pub use figures::{CloseCodes, Refusals, TlsFailures, TurnTimes};

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::client::DialId;
 use crate::config::millis;
 use crate::context::{TimerError, TimerId, WorkerContext};
 use crate::driver::ConnectionId;
@@ -263,6 +264,13 @@ impl<S> WebSocket<'_, S> {
     /// The name of this connection for ever; see [`ConnectionId`].
     pub fn id(&self) -> ConnectionId {
         self.id
+    }
+
+    /// The dial that this connection came of, if this side has made it
+    /// ([`WorkerContext::connect`](crate::WorkerContext::connect)); `None` for one that was
+    /// accepted.
+    pub fn dial(&self) -> Option<DialId> {
+        self.core.dial_of(self.id)
     }
 
     /// Stops reading from the peer, so that its kernel's buffers and ours fill up and it has to

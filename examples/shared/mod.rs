@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use lexopt::{Arg, Parser, ValueExt};
 use wirelane::tls::Identity;
-use wirelane::{Deflate, Driver, Limits, Response, Server, ServerBuilder};
+use wirelane::{BoundListener, Deflate, Driver, Limits, Response, Server, ServerBuilder};
 
 const USAGE: &str = "\
 options:
-  --listen ADDR               address, or unix:PATH          [127.0.0.1:9001]
+  --listen ADDR               address, unix:PATH or systemd  [127.0.0.1:9001]
   --driver auto|epoll|io_uring                               [auto]
   --workers N                 0 = one per core               [1]
   --deflate off|shared|dedicated                             [off]
@@ -107,7 +107,13 @@ fn parse(mut parser: Parser) -> Result<Option<(ServerBuilder, &'static str)>, le
     };
     // Conformance suites cut 4 MiB into 64-byte fragments and a final empty one.
     let limits = Limits::new().max_message(max_message).max_fragments(131_072);
-    let builder = builder.listen(listen).limits(limits).max_backpressure(max_backpressure);
+    builder = builder.limits(limits).max_backpressure(max_backpressure);
+    if listen == "systemd" {
+        let inherited = BoundListener::inherited().map_err(|error| error.to_string())?;
+        builder = inherited.into_iter().fold(builder, ServerBuilder::listen_on);
+    } else {
+        builder = builder.listen(listen);
+    }
     Ok(Some((builder, scheme)))
 }
 

@@ -45,7 +45,7 @@ pub(crate) fn run(options: &args::Echo, progress: &mut Progress) -> Result<Figur
     let mut poll = Poll::new().context(|| "no epoll instance")?;
     let mut dialer = Dialer::new(&subject.target)?;
     let opened = dialer.open_all(&mut poll, options.connections, MODEST_CONCURRENCY, progress)?;
-    let mut fan = Fan::new(poll, opened, &batch, options.verify, options.traffic)?;
+    let mut fan = Fan::new(poll, opened, &batch, options.verify, options.traffic, options.copies)?;
 
     fan.run_until(Instant::now() + options.warmup, &mut |counters| {
         progress.show(|| format!("warming up, {} deliveries", counters.messages));
@@ -73,6 +73,8 @@ pub(crate) fn run(options: &args::Echo, progress: &mut Progress) -> Result<Figur
 /// One connection that sends, and all that receive.
 pub(crate) struct Fan<'b> {
     links: Vec<Link>,
+    /// How often each message comes to each receiver.
+    copies: usize,
     /// Index of the first link that receives.
     receivers_from: usize,
     poll: Poll,
@@ -143,10 +145,12 @@ impl<'b> Fan<'b> {
         batch: &'b Batch,
         verify: bool,
         traffic: Traffic,
+        copies: usize,
     ) -> Result<Self, Failure> {
         let links = opened.into_iter().map(|opened| Link::new(opened, batch, verify));
         let mut fan = Self {
             links: links.collect::<Result<_, Failure>>()?,
+            copies,
             receivers_from: usize::from(traffic == Traffic::Relay),
             poll,
             events: Events::with_capacity(1024),
@@ -166,9 +170,9 @@ impl<'b> Fan<'b> {
     fn window(&mut self) -> Result<(), Failure> {
         let depth = self.batch.depth();
         for link in &mut self.links[self.receivers_from..] {
-            link.expect(depth);
+            link.expect(depth * self.copies);
         }
-        self.missing = depth * (self.links.len() - self.receivers_from);
+        self.missing = depth * self.copies * (self.links.len() - self.receivers_from);
         self.began = Instant::now();
         self.links[0].send(depth, self.batch);
         self.flush(0)?;

@@ -7,6 +7,7 @@
 //!           fanout ───> dial ──> link
 //!           latency ──> dial ──> pace ──> link
 //!           compare ──> server, and one of these loads at a time
+//!           serve ────> a server for two loads of its own
 //!           matrix ──> echo, once per driver, cell and round
 //! ```
 //!
@@ -22,6 +23,7 @@ mod deflate;
 mod dial;
 mod echo;
 mod engine;
+mod environment;
 mod failure;
 mod fanout;
 mod idle;
@@ -35,10 +37,12 @@ mod process;
 mod progress;
 mod replies;
 mod report;
+mod serve;
 mod server;
 mod socket;
 mod syscalls;
 mod target;
+mod text;
 mod tls;
 mod watch;
 
@@ -126,12 +130,13 @@ fn run(command: &Command) -> Result<(), Failure> {
             })
         }),
         Command::Compare(options) => compare(options),
+        Command::Serve(options) => serve::run(options),
         Command::Matrix(options) => with_output(&options.output, |progress| {
             let markdown = options.markdown.as_deref().map(FigureFile::open).transpose()?;
             let cells = matrix::run(options, progress)?;
             let table = matrix::markdown(options, &cells);
             if let Some(file) = markdown {
-                file.write(&(report::heading("Echo matrix") + &table))?;
+                file.write(&(environment::heading("Echo matrix") + &table))?;
             }
             Ok(Report {
                 table,
@@ -153,7 +158,7 @@ fn compare(options: &args::Compare) -> Result<(), Failure> {
         let csv = compare::tables::csv(&outcome);
         let pictures = compare::plots::pictures(&outcome);
         if let Some(file) = markdown {
-            file.write(&(report::heading("Comparison") + &table))?;
+            file.write(&(environment::heading("Comparison") + &table))?;
         }
         if let Some(saved) = saved {
             saved.write(&table, &json, &csv, &pictures)?;

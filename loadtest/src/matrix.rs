@@ -10,14 +10,15 @@ use serde_json::{Value, json};
 
 use crate::args::{self, CountSyscalls, Output, Subject, Traffic};
 use crate::echo;
+use crate::environment::environment;
 use crate::failure::{Context, Failure};
 use crate::plot::{Bars, Picture};
 use crate::process;
 use crate::progress::Progress;
-use crate::report::{aligned, environment, grouped, median};
 use crate::server::Server;
 use crate::syscalls::Tool;
 use crate::target::Target;
+use crate::text::{aligned, grouped, median};
 
 /// All runs of one combination.
 #[derive(Debug)]
@@ -122,6 +123,7 @@ fn one_run(
         connections: cell.connections,
         size: cell.size,
         depth: cell.depth,
+        copies: 1,
         content: options.content,
         duration: options.duration,
         warmup: options.warmup,

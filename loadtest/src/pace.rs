@@ -117,12 +117,12 @@ impl<'b> Pace<'b> {
         (number as f64 * 1e9 / self.rate) as u64
     }
 
-    /// Sends what is due.
-    fn send(&mut self) -> Result<(), Failure> {
+    /// Sends what is due now and has its place in the schedule before `end_ns`.
+    fn send(&mut self, end_ns: u64) -> Result<(), Failure> {
         loop {
             let due_ns = self.due_ns(self.sent);
             let now_ns = self.now_ns();
-            if due_ns > now_ns {
+            if due_ns > now_ns || due_ns >= end_ns {
                 return Ok(());
             }
             let index = (self.sent % self.lanes.len() as u64) as usize;
@@ -212,13 +212,15 @@ impl Load for Pace<'_> {
         deadline: Instant,
         tick: &mut dyn FnMut(&Counters),
     ) -> Result<(), Failure> {
+        let end_ns = deadline.saturating_duration_since(self.began).as_nanos() as u64;
         let mut next_tick = Instant::now() + TICK;
         loop {
-            self.send()?;
+            self.send(end_ns)?;
             self.turn(Duration::ZERO)?;
             let now = Instant::now();
             if now >= deadline {
-                return Ok(());
+                // Whatever kept this loop away in the end, no message of the schedule is left out.
+                return self.send(end_ns);
             }
             if now >= next_tick {
                 tick(&self.counters);

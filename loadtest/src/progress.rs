@@ -35,6 +35,14 @@ impl Progress {
         self.shown = true;
     }
 
+    /// Says something that stays, if anything is shown at all.
+    pub(crate) fn note(&mut self, sentence: impl FnOnce() -> String) {
+        if self.due.is_some() {
+            self.clear();
+            let _ = writeln!(stderr(), "{}", sentence());
+        }
+    }
+
     /// Removes the line, so that other output starts at the left.
     pub(crate) fn clear(&mut self) {
         if std::mem::take(&mut self.shown) {

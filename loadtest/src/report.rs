@@ -2,12 +2,10 @@
 //!
 //! Every number in the table is in the JSON as well, unrounded and with its unit in its name.
 
-use std::fmt::Write as _;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::Write as _;
 use std::path::Path;
-use std::process::Command;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use serde_json::{Map, Value, json};
@@ -15,10 +13,12 @@ use serde_json::{Map, Value, json};
 use crate::args::{self, Traffic};
 use crate::connect;
 use crate::echo;
+use crate::environment::environment;
 use crate::failure::{Context, Failure};
 use crate::idle;
 use crate::latency;
 use crate::process::{Memory, Used, allowed_cpus};
+use crate::text::grouped;
 use crate::watch::Observed;
 
 /// A file for figures, opened before the run so that a wrong path does not cost one.
@@ -58,24 +58,6 @@ impl FigureFile {
             .and_then(|()| self.file.flush())
             .context(|| format!("cannot write {}", self.name))
     }
-}
-
-/// Where and when: command line, commit, kernel, CPU, time.
-pub(crate) fn environment() -> Value {
-    let command: Vec<String> =
-        std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
-    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").ok();
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    json!({
-        "command": command,
-        "commit": git(&["rev-parse", "HEAD"]),
-        "uncommitted_changes": git(&["status", "--porcelain"]).map(|changes| !changes.is_empty()),
-        "loadtest": env!("CARGO_PKG_VERSION"),
-        "kernel": kernel.as_deref().map(str::trim),
-        "cpu": cpu_model(),
-        "cpus": online_cpus(),
-        "time": timestamp(now.as_secs()),
-    })
 }
 
 /// The JSON of modes `echo`, `broadcast` and `relay`.
@@ -443,115 +425,6 @@ fn percent(share: f64) -> String {
     format!("{:.1} %", share * 100.0)
 }
 
-/// A number with commas between groups of three digits.
-pub(crate) fn grouped(number: f64, decimals: usize) -> String {
-    let scale = 10_f64.powi(decimals as i32);
-    // Adding zero turns the negative zero of a tiny loss into a plain one.
-    let rounded = (number * scale).round() / scale + 0.0;
-    let plain = format!("{rounded:.decimals$}");
-    let (whole, fraction) = plain.split_once('.').unwrap_or((&plain, ""));
-    let (sign, digits) = whole.strip_prefix('-').map_or(("", whole), |digits| ("-", digits));
-    let mut text = sign.to_owned();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    if !fraction.is_empty() {
-        // Writing to a String cannot fail.
-        let _ = write!(text, ".{fraction}");
-    }
-    text
-}
-
-/// What the file of `--markdown` says above the table.
-pub(crate) fn heading(title: &str) -> String {
-    let environment = environment();
-    let words = |name: &str| match &environment[name] {
-        Value::String(text) => text.clone(),
-        Value::Array(words) => words.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" "),
-        _ => "unknown".to_owned(),
-    };
-    format!(
-        "# {title}\n\n{}; commit {}; kernel {}; {}.\nCommand: `{}`\n\n",
-        words("time"),
-        words("commit"),
-        words("kernel"),
-        words("cpu"),
-        words("command"),
-    )
-}
-
-/// A Markdown table with columns of even width, numbers to the right.
-pub(crate) fn aligned(rows: &[Vec<String>]) -> String {
-    let columns = rows.first().map_or(0, Vec::len);
-    let width = |column: usize| {
-        rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0).max(2)
-    };
-    let widths: Vec<usize> = (0..columns).map(width).collect();
-    let mut text = String::new();
-    for (number, row) in rows.iter().enumerate() {
-        for (word, &width) in row.iter().zip(&widths) {
-            text.push_str(&format!("| {word:>width$} "));
-        }
-        text.push_str("|\n");
-        if number == 0 {
-            for width in &widths {
-                text.push_str(&format!("| {}: ", "-".repeat(width - 1)));
-            }
-            text.push_str("|\n");
-        }
-    }
-    text
-}
-
-/// The middle value; of two, their mean.
-pub(crate) fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    match values.len() {
-        0 => f64::NAN,
-        len if len % 2 == 1 => values[len / 2],
-        len => f64::midpoint(values[len / 2 - 1], values[len / 2]),
-    }
-}
-
-fn git(arguments: &[&str]) -> Option<String> {
-    let output = Command::new("git").args(arguments).output().ok()?;
-    let text = String::from_utf8(output.stdout).ok()?;
-    output.status.success().then(|| text.trim().to_owned())
-}
-
-fn cpu_model() -> Option<String> {
-    let text = fs::read_to_string("/proc/cpuinfo").ok()?;
-    let line = text.lines().find(|line| line.starts_with("model name"))?;
-    Some(line.split_once(':')?.1.trim().to_owned())
-}
-
-/// As the kernel writes them (`0-3,8`), whatever this process may use.
-fn online_cpus() -> Option<String> {
-    let text = fs::read_to_string("/sys/devices/system/cpu/online").ok()?;
-    Some(text.trim().to_owned())
-}
-
-/// ISO 8601 in UTC.
-fn timestamp(unix_seconds: u64) -> String {
-    let (days, second_of_day) = (unix_seconds / 86_400, unix_seconds % 86_400);
-    // Days are counted from 1 March of year 0, so that the leap day comes last in its year.
-    let days = days + 719_468;
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-    let year = era * 400 + year_of_era + u64::from(month <= 2);
-    let (hour, minute, second) =
-        (second_of_day / 3600, second_of_day / 60 % 60, second_of_day % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -586,42 +459,5 @@ mod tests {
         assert_eq!(lines[0], "title");
         assert_eq!(lines[1].find('1').unwrap() + 1, lines[2].len());
         assert!(lines[1].ends_with("  unit"));
-    }
-
-    #[test]
-    fn numbers_are_grouped() {
-        assert_eq!(grouped(0.0, 0), "0");
-        assert_eq!(grouped(-0.4, 0), "0");
-        assert_eq!(grouped(999.0, 0), "999");
-        assert_eq!(grouped(1000.0, 0), "1,000");
-        assert_eq!(grouped(-1_234_567.891, 2), "-1,234,567.89");
-    }
-
-    #[test]
-    fn medians_of_even_and_odd_counts() {
-        assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
-        assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), 2.5);
-        assert!(median(Vec::new()).is_nan());
-    }
-
-    #[test]
-    fn tables_are_markdown_with_even_columns() {
-        let rows = [vec!["a".to_owned(), "long".to_owned()], vec!["123".to_owned(), String::new()]];
-        let expected = "|   a | long |\n| --: | ---: |\n| 123 |      |\n";
-        assert_eq!(aligned(&rows), expected);
-    }
-
-    #[test]
-    fn timestamps_follow_the_calendar() {
-        assert_eq!(timestamp(0), "1970-01-01T00:00:00Z");
-        assert_eq!(timestamp(951_827_696), "2000-02-29T12:34:56Z");
-        assert_eq!(timestamp(1_735_689_599), "2024-12-31T23:59:59Z");
-    }
-
-    #[test]
-    fn the_environment_names_kernel_and_command() {
-        let environment = environment();
-        assert!(environment["kernel"].as_str().is_some_and(|kernel| !kernel.is_empty()));
-        assert!(environment["command"].as_array().is_some_and(|words| !words.is_empty()));
     }
 }

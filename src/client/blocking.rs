@@ -2,8 +2,8 @@
 //!
 //! In: an address, then messages to send. Out: what the server sends, as owned values. Every
 //! rule of RFC 6455 is kept by [`protocol`](crate::protocol); here is only what it leaves to its
-//! user: a socket, random bytes and deadlines. It starts no thread, follows no redirect and
-//! speaks no TLS.
+//! user: a socket, random bytes and deadlines. It starts no thread and follows no redirect. It
+//! speaks TLS (`wss://`) with the crate's feature `tls`.
 //!
 //! ```text
 //!  socket --read--> buffer --> Endpoint::receive --> Received (owned)
@@ -52,16 +52,22 @@
 //! ```
 
 use std::fmt;
-use std::io;
 use std::time::Duration;
 
 pub use super::error::ClientError;
+#[cfg(feature = "tls-no-provider")]
+use super::secure::Secure;
 use super::stream::{Deadline, Stream};
+#[cfg(feature = "tls-no-provider")]
+use super::url::Endpoint as Place;
 use super::url::Url;
 use crate::protocol::upgrade::ClientHandshake;
 use crate::protocol::{
     BufferPool, CloseCode, Deflate, DeflateParameters, Endpoint, Event, Limits, Message, State,
 };
+use crate::random;
+#[cfg(feature = "tls-no-provider")]
+use crate::tls::{ClientTls, Roots, TlsError};
 
 /// Bytes asked of the socket at a time.
 const READ_BYTES: usize = 64 * 1024;
@@ -85,6 +91,8 @@ pub struct ClientBuilder {
     read_timeout: Duration,
     write_timeout: Duration,
     close_timeout: Duration,
+    #[cfg(feature = "tls-no-provider")]
+    tls: Option<ClientTls>,
 }
 
 impl ClientBuilder {
@@ -105,6 +113,14 @@ impl ClientBuilder {
     /// a Unix socket, whose default is `/`.
     pub fn target(mut self, target: &str) -> Self {
         self.target = Some(target.to_owned());
+        self
+    }
+
+    /// Whom to believe on `wss://` connections, and what else TLS needs. Default: whom this machine
+    /// believes, [`Roots::system`].
+    #[cfg(feature = "tls-no-provider")]
+    pub fn tls(mut self, tls: impl Into<ClientTls>) -> Self {
+        self.tls = Some(tls.into());
         self
     }
 
@@ -146,23 +162,26 @@ impl ClientBuilder {
         self
     }
 
-    /// Connects to `ws://HOST:PORT/PATH?QUERY` or `unix:PATH` and performs the opening handshake
+    /// Connects to `ws://HOST:PORT/PATH?QUERY`, the same with `wss` or `unix:PATH` and performs the opening handshake
     /// (RFC 6455 4.1).
     ///
     /// # Errors
     ///
     /// [`ClientError::Url`] and [`ClientError::Request`] before anything is sent;
     /// [`ClientError::Io`] or [`ClientError::TimedOut`] if no server answers;
+    /// [`ClientError::Tls`] if it cannot show that it is the one of the URL;
     /// [`ClientError::Handshake`] if its answer is not that of a WebSocket server.
     pub fn connect(&self, url: &str) -> Result<Client, ClientError> {
-        let parsed =
-            Url::parse(url).map_err(|reason| ClientError::Url { url: url.to_owned(), reason })?;
+        let not_possible = |reason| ClientError::Url { url: url.to_owned(), reason };
+        let parsed = Url::parse(url).map_err(not_possible)?;
+        #[cfg(not(feature = "tls-no-provider"))]
+        if parsed.secure {
+            return Err(not_possible("wss needs TLS: build with the feature `tls`"));
+        }
         self.deflate.check().map_err(ClientError::Deflate)?;
         let deadline = Deadline::after(self.connect_timeout);
         // RFC 6455 4.1: a nonce that is new and random for each connection.
-        let mut nonce = [0; 16];
-        getrandom::fill(&mut nonce).map_err(io::Error::from)?;
-        let mut handshake = ClientHandshake::new(nonce);
+        let mut handshake = ClientHandshake::new(random::nonce()?);
         handshake.offer_deflate(self.deflate);
         let target = self.target.as_ref().unwrap_or(&parsed.target);
         let subprotocols: Vec<&str> = self.subprotocols.iter().map(String::as_str).collect();
@@ -173,10 +192,9 @@ impl ClientBuilder {
             .write_request(&parsed.host, target, &subprotocols, &headers, &mut out)
             .map_err(ClientError::Request)?;
 
-        let mut keys = MaskingKeys::new()?;
         let mut client = Client {
-            stream: Some(Stream::connect(&parsed.endpoint, deadline)?),
-            endpoint: Endpoint::client(self.limits, Box::new(move || keys.next_key())),
+            stream: Some(self.open(&parsed, deadline)?),
+            endpoint: Endpoint::client(self.limits, Box::new(random::masking_key)),
             pool: BufferPool::new(SPARE_BYTES),
             buffer: vec![0; READ_BYTES],
             start: 0,
@@ -193,6 +211,23 @@ impl ClientBuilder {
             client.endpoint = client.endpoint.with_deflate(self.deflate, agreed);
         }
         Ok(client)
+    }
+}
+
+impl ClientBuilder {
+    /// The connected socket, inside TLS if the URL says so.
+    fn open(&self, url: &Url, deadline: Deadline) -> Result<Stream, ClientError> {
+        let stream = Stream::connect(&url.endpoint, deadline)?;
+        #[cfg(feature = "tls-no-provider")]
+        if let (true, Place::Tcp { host, .. }) = (url.secure, &url.endpoint) {
+            let failed = |error: TlsError| ClientError::Tls(error.to_string());
+            let tls = match &self.tls {
+                Some(tls) => tls.clone(),
+                None => Roots::system().and_then(ClientTls::new).map_err(failed)?,
+            };
+            return Secure::handshake(stream, tls.start(host).map_err(failed)?, deadline);
+        }
+        Ok(stream)
     }
 }
 
@@ -266,6 +301,8 @@ impl Client {
             read_timeout: Duration::ZERO,
             write_timeout: Duration::from_secs(30),
             close_timeout: Duration::from_secs(5),
+            #[cfg(feature = "tls-no-provider")]
+            tls: None,
         }
     }
 
@@ -490,7 +527,9 @@ impl Client {
 
     /// The connection is over.
     fn end(&mut self) {
-        self.stream = None;
+        if let Some(mut stream) = self.stream.take() {
+            stream.say_goodbye();
+        }
         (self.start, self.end) = (0, 0);
         self.out.clear();
         self.endpoint.release(&mut self.pool);
@@ -514,7 +553,7 @@ impl Client {
             }
         }
         self.out.drain(..written);
-        result
+        result.and_then(|()| stream.settle(deadline))
     }
 }
 
@@ -525,44 +564,5 @@ impl fmt::Debug for Client {
             .field("endpoint", &self.endpoint)
             .field("subprotocol", &self.subprotocol)
             .finish_non_exhaustive()
-    }
-}
-
-/// Masking keys that nobody can guess (RFC 6455 5.3, 10.3): random bytes of the kernel, 64 keys
-/// per system call.
-struct MaskingKeys {
-    bytes: [u8; 256],
-    used: usize,
-}
-
-impl MaskingKeys {
-    fn new() -> io::Result<Self> {
-        let mut bytes = [0; 256];
-        getrandom::fill(&mut bytes).map_err(io::Error::from)?;
-        Ok(Self { bytes, used: 0 })
-    }
-
-    fn next_key(&mut self) -> [u8; 4] {
-        let Some(key) = self.bytes[self.used..].first_chunk() else {
-            // getrandom(2) does not fail once it has succeeded, as it did in `new`.
-            getrandom::fill(&mut self.bytes).expect("the kernel has random bytes");
-            self.used = 4;
-            return [self.bytes[0], self.bytes[1], self.bytes[2], self.bytes[3]];
-        };
-        self.used += 4;
-        *key
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_frame_has_a_masking_key_of_its_own() {
-        let mut keys = MaskingKeys::new().expect("random bytes");
-        let drawn: std::collections::HashSet<_> = (0..1000).map(|_| keys.next_key()).collect();
-        // Two equal ones among a thousand are as likely as one in 8,600; three pairs are not.
-        assert!(drawn.len() > 997, "{} different keys", drawn.len());
     }
 }

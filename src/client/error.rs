@@ -25,6 +25,8 @@ pub enum ClientError {
     Io(io::Error),
     /// The time of the builder's timeout is over.
     TimedOut,
+    /// TLS cannot be set up, or the server failed to show who it is: what is wrong, in words.
+    Tls(String),
     /// The server answered the request, but not as a WebSocket server would.
     Handshake(HandshakeError),
     /// The server broke a rule of RFC 6455; it was told with [`ProtocolError::close_code`].
@@ -43,6 +45,7 @@ impl fmt::Display for ClientError {
             Self::Request(error) => write!(f, "the request cannot be sent: {error}"),
             Self::Io(error) => write!(f, "the connection failed: {error}"),
             Self::TimedOut => f.write_str("timed out"),
+            Self::Tls(reason) => write!(f, "TLS failed: {reason}"),
             Self::Handshake(error) => write!(f, "the opening handshake failed: {error}"),
             Self::Protocol(error) => write!(f, "the server broke the protocol: {error}"),
             Self::Ended => f.write_str("the server ended the connection without a Close"),
@@ -58,9 +61,12 @@ impl std::error::Error for ClientError {
             Self::Io(error) => Some(error),
             Self::Handshake(error) => Some(error),
             Self::Protocol(error) => Some(error),
-            Self::Url { .. } | Self::Deflate(_) | Self::TimedOut | Self::Ended | Self::Closed => {
-                None
-            }
+            Self::Url { .. }
+            | Self::Deflate(_)
+            | Self::Tls(_)
+            | Self::TimedOut
+            | Self::Ended
+            | Self::Closed => None,
         }
     }
 }

@@ -8,6 +8,8 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use super::error::ClientError;
+#[cfg(feature = "tls-no-provider")]
+use super::secure::Secure;
 use super::url::Endpoint;
 use crate::driver::socket::connect_unix;
 
@@ -62,6 +64,8 @@ impl Deadline {
 pub(super) enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
+    #[cfg(feature = "tls-no-provider")]
+    Secure(Box<Secure>),
 }
 
 impl Stream {
@@ -95,18 +99,48 @@ impl Stream {
         buffer: &mut [u8],
         deadline: Deadline,
     ) -> Result<usize, ClientError> {
+        #[cfg(feature = "tls-no-provider")]
+        if let Self::Secure(secure) = self {
+            return secure.read(buffer, deadline);
+        }
         self.call(deadline, |stream| match stream {
             Self::Tcp(stream) => stream.read(buffer),
             Self::Unix(stream) => stream.read(buffer),
+            #[cfg(feature = "tls-no-provider")]
+            Self::Secure(_) => Err(io::ErrorKind::Unsupported.into()),
         })
     }
 
     /// Writes once.
     pub(super) fn write(&mut self, bytes: &[u8], deadline: Deadline) -> Result<usize, ClientError> {
+        #[cfg(feature = "tls-no-provider")]
+        if let Self::Secure(secure) = self {
+            return secure.write(bytes, deadline);
+        }
         self.call(deadline, |stream| match stream {
             Self::Tcp(stream) => stream.write(bytes),
             Self::Unix(stream) => stream.write(bytes),
+            #[cfg(feature = "tls-no-provider")]
+            Self::Secure(_) => Err(io::ErrorKind::Unsupported.into()),
         })
+    }
+
+    /// Sees to it that what was written has left.
+    pub(super) fn settle(&mut self, deadline: Deadline) -> Result<(), ClientError> {
+        let _ = deadline;
+        #[cfg(feature = "tls-no-provider")]
+        if let Self::Secure(secure) = self {
+            return secure.settle(deadline);
+        }
+        Ok(())
+    }
+
+    /// The last words of TLS, if the socket takes them at once.
+    pub(super) fn say_goodbye(&mut self) {
+        #[cfg(feature = "tls-no-provider")]
+        if let Self::Secure(secure) = self {
+            secure.say_goodbye();
+        }
     }
 
     /// One system call that ends in time.
@@ -141,6 +175,8 @@ impl Stream {
                 stream.set_read_timeout(timeout)?;
                 stream.set_write_timeout(timeout)
             }
+            #[cfg(feature = "tls-no-provider")]
+            Self::Secure(secure) => secure.stream.set_timeout(timeout),
         }
     }
 
@@ -148,6 +184,8 @@ impl Stream {
         match self {
             Self::Tcp(stream) => stream.set_nonblocking(nonblocking),
             Self::Unix(stream) => stream.set_nonblocking(nonblocking),
+            #[cfg(feature = "tls-no-provider")]
+            Self::Secure(secure) => secure.stream.set_nonblocking(nonblocking),
         }
     }
 
@@ -157,6 +195,8 @@ impl Stream {
         let _ = match self {
             Self::Tcp(stream) => stream.shutdown(Shutdown::Write),
             Self::Unix(stream) => stream.shutdown(Shutdown::Write),
+            #[cfg(feature = "tls-no-provider")]
+            Self::Secure(secure) => return secure.stream.finish(),
         };
     }
 }

@@ -8,6 +8,9 @@
 //!                  |              |                                   ^          ^
 //!                  +--refusal, plain HTTP answer----------------------+          |
 //!                  +--reset, FIN, timeout--------+-------------------------------+
+//!
+//!  connected by us --> Dialing --101--> Live ...
+//!                         +--anything else--> Gone
 //! ```
 //!
 //! `Live` covers the open connection and the wait for the answer to our Close: the close
@@ -22,9 +25,10 @@ pub(crate) use table::Table;
 use std::any::Any;
 use std::net::SocketAddr;
 
+use crate::client::DialResponse;
 use crate::outgoing::Outgoing;
 use crate::protocol::Endpoint;
-use crate::protocol::upgrade::HeadScanner;
+use crate::protocol::upgrade::{ClientHandshake, HeadScanner, ProxyHandshake};
 use crate::tls::Tls;
 
 /// A moment that never comes.
@@ -74,14 +78,18 @@ pub(crate) struct Connection {
 pub(crate) enum Phase {
     /// Reading the request head; nothing is allocated before the first byte.
     Upgrade(Option<Box<Upgrading>>),
+    /// A connection of our own making that is not open yet.
+    Dialing(Box<Dialing>),
     /// Frames.
     Live(Live),
     /// Our last bytes leave, input is discarded.
     Draining {
         /// Bytes discarded so far.
         discarded: usize,
-        /// FIN has been sent.
+        /// FIN has been sent, or is left to the server to send first.
         finished: bool,
+        /// We are the client, and the close handshake is done.
+        server_first: bool,
     },
     /// Closed; waiting for the driver to release it.
     Gone,
@@ -111,6 +119,39 @@ pub(crate) struct Deciding {
     pub(crate) held: Vec<u8>,
 }
 
+/// A connection on its way to a server; its deadline is that of the whole dial.
+#[derive(Debug)]
+pub(crate) struct Dialing {
+    /// Serial of the dial.
+    pub(crate) dial: u64,
+    pub(crate) stage: Stage,
+    /// What came of the answer that is being read.
+    pub(crate) received: Vec<u8>,
+}
+
+/// What the next byte of a [`Dialing`] connection belongs to.
+///
+/// ```text
+///  Connecting --> Tunnel, with a proxy --> (TLS belongs here) --> Handshake --> Live
+///                    |                                               |
+///                    +------------------> Refusal <------------------+
+/// ```
+#[derive(Debug)]
+pub(crate) enum Stage {
+    /// Nothing: the socket has not arrived.
+    Connecting,
+    /// The proxy's answer.
+    Tunnel(ProxyHandshake),
+    /// The server's answer.
+    Handshake(Box<ClientHandshake>),
+    /// The body of an answer that says no.
+    Refusal {
+        response: Box<DialResponse>,
+        /// It is the proxy's.
+        proxy: bool,
+    },
+}
+
 /// An open (or closing) WebSocket connection.
 #[derive(Debug)]
 pub(crate) struct Live {
@@ -121,6 +162,8 @@ pub(crate) struct Live {
     pub(crate) route: u16,
     /// Its handler takes messages in parts.
     pub(crate) streams: bool,
+    /// We are the client: frames that were made for many cannot be sent as they are.
+    pub(crate) client: bool,
 }
 
 impl Connection {
@@ -141,6 +184,12 @@ impl Connection {
             resume_due: false,
             subprotocol: subprotocol::NONE,
         }
+    }
+
+    /// A connection that is being made.
+    pub(crate) fn dialing(now_ms: u64, dial: u64) -> Self {
+        let dialing = Dialing { dial, stage: Stage::Connecting, received: Vec::new() };
+        Self { phase: Phase::Dialing(Box::new(dialing)), ..Self::new(now_ms, NEVER) }
     }
 
     /// Bytes that the socket has not taken.

@@ -10,8 +10,9 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::Duration;
 
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, Socket, TcpKeepalive, Type};
 
 /// Where a server listens.
 ///
@@ -187,13 +188,41 @@ pub(crate) struct ListenOptions {
     /// Whether several listeners share the port. Default no. Without effect on Unix sockets, which
     /// workers share with `try_clone`.
     pub(crate) sharing: PortSharing,
-    /// `TCP_NODELAY`, which accepted sockets inherit. Default on.
-    pub(crate) nodelay: bool,
+    pub(crate) tcp: TcpOptions,
+}
+
+/// Options of TCP sockets. Accepted ones inherit them from their listener.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct TcpOptions {
+    /// `TCP_USER_TIMEOUT`: how long sent bytes may stay without an acknowledgement.
+    pub(crate) user_timeout: Option<Duration>,
+    /// `SO_KEEPALIVE`: how long a connection may be silent before the kernel asks.
+    pub(crate) keepalive: Option<Duration>,
+}
+
+/// Questions without an answer before the kernel gives a connection up.
+const KEEPALIVE_PROBES: u32 = 4;
+
+impl TcpOptions {
+    /// Sets these, and `TCP_NODELAY`, which all have: what is sent is sent once per turn anyway.
+    pub(crate) fn apply(&self, socket: &Socket) -> io::Result<()> {
+        socket.set_tcp_nodelay(true)?;
+        if let Some(time) = self.user_timeout {
+            socket.set_tcp_user_timeout(Some(time))?;
+        }
+        if let Some(time) = self.keepalive {
+            let interval = (time / KEEPALIVE_PROBES).max(Duration::from_secs(1));
+            let keepalive = TcpKeepalive::new().with_time(time.max(Duration::from_secs(1)));
+            let keepalive = keepalive.with_interval(interval).with_retries(KEEPALIVE_PROBES);
+            socket.set_tcp_keepalive(&keepalive)?;
+        }
+        Ok(())
+    }
 }
 
 impl Default for ListenOptions {
     fn default() -> Self {
-        Self { backlog: 1024, sharing: PortSharing::No, nodelay: true }
+        Self { backlog: 1024, sharing: PortSharing::No, tcp: TcpOptions::default() }
     }
 }
 
@@ -306,9 +335,7 @@ fn bind_tcp(addr: SocketAddr, options: &ListenOptions) -> io::Result<Socket> {
         // Whatever net.ipv6.bindv6only says: "every address" includes IPv4.
         socket.set_only_v6(false)?;
     }
-    if options.nodelay {
-        socket.set_tcp_nodelay(true)?;
-    }
+    options.tcp.apply(&socket)?;
     socket.bind(&SockAddr::from(addr))?;
     if options.sharing == PortSharing::Opened {
         // Not before bind(2), which would not complain about other listeners with this option.
@@ -468,6 +495,22 @@ mod tests {
         assert!(first.is_listener().unwrap());
         assert!(first.tcp_nodelay().unwrap());
         assert!(first.nonblocking().unwrap());
+    }
+
+    #[test]
+    fn accepted_sockets_inherit_the_options() {
+        let (user, idle) = (Duration::from_secs(7), Duration::from_secs(60));
+        let tcp = TcpOptions { user_timeout: Some(user), keepalive: Some(idle) };
+        let listener = bind(&parse("127.0.0.1:0"), &ListenOptions { tcp, ..Default::default() });
+        let listener = listener.unwrap();
+        let addr = local_addr(&listener).unwrap().socket_addr().unwrap();
+        let _peer = std::net::TcpStream::connect(addr).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        assert!(accepted.tcp_nodelay().unwrap() && accepted.keepalive().unwrap());
+        assert_eq!(accepted.tcp_user_timeout().unwrap(), Some(user));
+        assert_eq!(accepted.tcp_keepalive_time().unwrap(), idle);
+        assert_eq!(accepted.tcp_keepalive_interval().unwrap(), idle / KEEPALIVE_PROBES);
+        assert_eq!(accepted.tcp_keepalive_retries().unwrap(), KEEPALIVE_PROBES);
     }
 
     #[test]

@@ -7,11 +7,11 @@
 //! # Events and verbs
 //!
 //! ```text
-//!            Accepted  Received  Ended  Failed  Writable  Released  AcceptPaused  Woken
+//!     Accepted  Connected  Received  Ended  Failed  Writable  Released  AcceptPaused  Woken
 //!  driver  ------------------------------------------------------------------------->  worker
 //!          <-------------------------------------------------------------------------
-//!            listen  adopt  send  pause_reading  resume_reading  finish_sending  close
-//!            pause_accepting  resume_accepting  wait  next_event
+//!     listen  adopt  connect  send  pause_reading  resume_reading  finish_sending  close
+//!     pause_accepting  resume_accepting  wait  next_event
 //! ```
 //!
 //! # Life cycle of a connection
@@ -29,6 +29,11 @@
 //!  Released                the last event of `id`: every operation on it has come back and the
 //!                          descriptor is closed. Only now may the worker reuse the slot.
 //! ```
+//!
+//! A connection that this side makes begins with `connect(id, remote)` instead, and then either
+//! `Connected(id)`, from where on it is like an adopted one, or `Failed(id)`: refused, unreachable,
+//! or given up by the kernel. In between nothing else happens to it, and the only verb that it
+//! knows is `close`, which is also how an attempt that takes too long is given up.
 //!
 //! After `close(id)` the only event that still carries `id` is `Released`; the driver swallows
 //! everything else. `Released` comes from a later [`Driver::next_event`], never from inside
@@ -66,6 +71,7 @@ mod calls;
 #[cfg(test)]
 mod contract;
 pub(crate) mod epoll;
+pub(crate) mod inherited;
 #[cfg(test)]
 mod lab;
 pub(crate) mod listener;
@@ -77,9 +83,11 @@ pub(crate) mod token;
 pub(crate) mod uring;
 pub(crate) mod waker;
 
+pub use inherited::BoundListener;
 pub use listener::{InvalidListenAddr, ListenAddr};
 pub(crate) use memory::ReceiveMemory;
 pub use socket::ConnectedSocket;
+pub(crate) use socket::Remote;
 pub use token::ConnectionId;
 pub(crate) use waker::Waker;
 
@@ -205,6 +213,8 @@ impl AcceptedSocket {
 pub(crate) enum Event<'m> {
     /// A listener accepted a peer. Dropping the socket refuses it.
     Accepted(AcceptedSocket),
+    /// What [`Driver::connect`] began has succeeded; it is read from now on.
+    Connected(ConnectionId),
     /// The peer sent bytes: never empty. They are lent until the next `next_event`.
     Received {
         /// The connection.
@@ -254,6 +264,11 @@ pub(crate) trait Driver {
     /// Takes over a socket under `id` and starts reading. The id's slot must be free, that is
     /// never adopted or `Released`. On an error the socket is closed and no event follows.
     fn adopt(&mut self, id: ConnectionId, socket: AcceptedSocket) -> io::Result<()>;
+
+    /// Begins to connect to `remote` under `id`, without waiting; the same holds for the id's slot.
+    /// `Connected` or `Failed` follows, however long that takes. An error means that the attempt
+    /// is over already; no event follows, and the slot is still free.
+    fn connect(&mut self, id: ConnectionId, remote: &Remote) -> io::Result<()>;
 
     /// Sends as much as the socket takes now. `Ok(n)` with `n` less than the sum of the slices
     /// means that the socket is full: `Writable` follows once there is room. An error means that

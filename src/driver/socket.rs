@@ -1,15 +1,18 @@
 //! Sockets that did not come from a listener of ours.
 //!
-//! In: a path, or a socket that another server has accepted. Out: a connected socket.
+//! In: an address or a path, or a socket that another server has accepted. Out: a connected socket
+//! within a time, or one that is on its way.
 
+use std::fmt;
 use std::io;
-use std::net::{IpAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::AcceptedSocket;
+use super::listener::TcpOptions;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 /// A connection that somebody else has accepted, for [`Handle::adopt`](crate::Handle::adopt): from
@@ -49,7 +52,7 @@ impl ConnectedSocket {
     ///
     /// `InvalidInput` if it is something else, or its peer has gone already; others of
     /// setsockopt(2).
-    pub(crate) fn prepare(&self) -> io::Result<Option<IpAddr>> {
+    pub(crate) fn prepare(&self, tcp: &TcpOptions) -> io::Result<Option<IpAddr>> {
         let invalid = |_| io::ErrorKind::InvalidInput;
         let socket = &self.0;
         let streams = socket.r#type().map_err(invalid)? == Type::STREAM;
@@ -61,7 +64,7 @@ impl ConnectedSocket {
         }
         socket.set_cloexec(true)?;
         if domain != Domain::UNIX {
-            socket.set_tcp_nodelay(true)?;
+            tcp.apply(socket)?;
         }
         Ok(peer.as_socket().map(|addr| addr.ip()))
     }
@@ -91,4 +94,49 @@ pub(crate) fn connect_unix(path: &Path, timeout: Option<Duration>) -> io::Result
     socket.set_write_timeout(timeout)?;
     socket.connect(&SockAddr::unix(path)?)?;
     Ok(socket.into())
+}
+
+/// What [`Driver::connect`](super::Driver::connect) connects to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Remote {
+    Ip(SocketAddr),
+    Unix(PathBuf),
+}
+
+impl fmt::Display for Remote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Remote::Ip(addr) => addr.fmt(f),
+            Remote::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// A socket that has begun to connect, and whether it has arrived already, as Unix sockets do.
+/// It is non-blocking, close-on-exec, and sends small segments at once.
+pub(super) fn begin_connect(remote: &Remote) -> io::Result<(Socket, bool)> {
+    let (domain, addr) = match remote {
+        Remote::Ip(addr) => (Domain::for_address(*addr), SockAddr::from(*addr)),
+        Remote::Unix(path) => (Domain::UNIX, SockAddr::unix(path)?),
+    };
+    let socket = Socket::new(domain, Type::STREAM.cloexec().nonblocking(), None)?;
+    if domain != Domain::UNIX {
+        socket.set_tcp_nodelay(true)?;
+    }
+    match socket.connect(&addr) {
+        Ok(()) => Ok((socket, true)),
+        // connect(2): a signal does not end the attempt, it goes on like one under way.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EINPROGRESS | libc::EINTR)) => {
+            Ok((socket, false))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// What came of it, asked once the socket is writable or has failed.
+pub(super) fn finish_connect(socket: &Socket) -> io::Result<()> {
+    match socket.take_error()? {
+        None => Ok(()),
+        Some(error) => Err(error),
+    }
 }

@@ -19,6 +19,9 @@ pub(crate) enum Waker {
     /// Looked at by the simulated driver.
     #[cfg(test)]
     Simulated(Arc<AtomicBool>),
+    /// Looked at by a model of a worker.
+    #[cfg(all(test, loom))]
+    Model(Arc<loom::sync::Mutex<bool>>),
 }
 
 impl Waker {
@@ -31,6 +34,8 @@ impl Waker {
             }
             #[cfg(test)]
             Waker::Simulated(flag) => flag.store(true, Ordering::Release),
+            #[cfg(all(test, loom))]
+            Waker::Model(flag) => *flag.lock().expect("nobody panics") = true,
         }
     }
 }

@@ -14,7 +14,7 @@ use std::fmt;
 
 use super::close::{CloseCode, CloseFrame, MAX_CONTROL_PAYLOAD};
 use super::error::{ControlError, NotOpen, ProtocolError};
-use super::frame::{MAX_HEADER_LEN, Opcode, encode_header};
+use super::frame::{MAX_HEADER_LEN, Opcode, append_masked, encode_header};
 use super::limits::Limits;
 use super::message::{Assembly, BufferPool, Message, ReceivedBytes, ReceivedText};
 use super::state::Lifecycle;
@@ -446,10 +446,9 @@ impl Endpoint {
         };
         let header = encode_header(fin, rsv1, opcode, payload.len() as u64, masking_key);
         out.extend_from_slice(&header);
-        let start = out.len();
-        out.extend_from_slice(payload);
-        if let Some(key) = masking_key {
-            unmask(&mut out[start..], key, 0);
+        match masking_key {
+            None => out.extend_from_slice(payload),
+            Some(key) => append_masked(payload, key, out),
         }
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::config::{Accept, Config, millis};
 use crate::driver::listener::{self, ListenOptions, PortSharing, UnixPathGuard};
-use crate::driver::{DriverChoice, ListenAddr, affinity};
+use crate::driver::{BoundListener, DriverChoice, ListenAddr, affinity};
 use crate::error::Error;
 use crate::handler::Handler;
 use crate::http::{Request, Response};
@@ -35,7 +35,7 @@ use super::{OnListening, RouteFactory, Server, StopMailboxes};
 #[must_use = "a builder does nothing until `build` or `run`"]
 pub struct ServerBuilder {
     config: Config,
-    addresses: Vec<ListenAddr>,
+    listeners: Vec<Listener>,
     workers: usize,
     /// Asked for by `adopt_only`.
     without_listener: bool,
@@ -43,6 +43,10 @@ pub struct ServerBuilder {
     cores: Option<Vec<usize>>,
     paths: Paths,
     routes: Vec<RouteFactory>,
+    /// Routes without a path, numbered behind the others.
+    clients: Vec<RouteFactory>,
+    /// Nobody can connect: see [`Client`](crate::client::Client).
+    client_only: bool,
     on_listening: Option<OnListening>,
     tls: Option<Acceptor>,
     /// For readiness routes, once `build` has made it.
@@ -54,12 +58,14 @@ impl ServerBuilder {
     pub(super) fn new() -> Self {
         Self {
             config: Config::default(),
-            addresses: Vec::new(),
+            listeners: Vec::new(),
             workers: 1,
             without_listener: false,
             cores: None,
             paths: Paths::default(),
             routes: Vec::new(),
+            clients: Vec::new(),
+            client_only: false,
             on_listening: None,
             tls: None,
             shared: Arc::default(),
@@ -77,9 +83,22 @@ impl ServerBuilder {
         A::Error: fmt::Display,
     {
         match address.try_into() {
-            Ok(address) => self.addresses.push(address),
+            Ok(address) => self.listeners.push(Listener::Address(address)),
             Err(error) => self.blame(Error::config("listen", error.to_string())),
         }
+        self
+    }
+
+    /// Adds a listener that somebody else has bound: a service manager
+    /// ([`BoundListener::inherited`]), or an earlier process of this server that passes its
+    /// listeners on, so that no client finds the door closed while the one takes over from the
+    /// other. Its backlog becomes [`backlog`](Self::backlog). The file of a Unix socket is not
+    /// removed at the end.
+    ///
+    /// The workers share the one queue of such a listener, and who comes first serves: with
+    /// [`Accept::Spread`] the load is even.
+    pub fn listen_on(mut self, listener: impl Into<BoundListener>) -> Self {
+        self.listeners.push(Listener::Bound(listener.into()));
         self
     }
 
@@ -132,6 +151,25 @@ impl ServerBuilder {
             }
             Err((field, problem)) => self.blame(Error::config(field, problem)),
         }
+        self
+    }
+
+    /// Adds a handler that nobody connects to and that connects to others: `make` is called once per
+    /// worker, and its [`on_start`](Handler::on_start) is the place for
+    /// [`WorkerContext::connect`](crate::WorkerContext::connect). A handler that all its connections
+    /// of a worker share; to make a single one from any thread see
+    /// [`Handle::connect`](crate::Handle::connect). For a program that only connects there is
+    /// [`Client`](crate::client::Client).
+    pub fn client<H: Handler>(mut self, make: impl Fn(usize) -> H + Send + Sync + 'static) -> Self {
+        self.clients.push(Box::new(move |worker, _slots| {
+            Box::new(RouteOf::with_capacity(make(worker), 1))
+        }));
+        self
+    }
+
+    /// Neither addresses nor paths are needed.
+    pub(crate) fn client_only(mut self) -> Self {
+        self.client_only = true;
         self
     }
 
@@ -391,6 +429,24 @@ impl ServerBuilder {
         self
     }
 
+    /// How long bytes that were sent to a peer may stay without the acknowledgement of its kernel
+    /// (`TCP_USER_TIMEOUT`, tcp(7)): then the connection has failed, and what the kernel still
+    /// holds of one that was closed is freed. Kernels give up after a quarter of an hour by
+    /// themselves. Default: the `idle_timeout`; zero leaves it to the kernel.
+    pub fn tcp_user_timeout(mut self, timeout: Duration) -> Self {
+        self.config.tcp_user_timeout_ms = Some(millis(timeout));
+        self
+    }
+
+    /// A TCP peer from which nothing came for so long is asked by the kernel whether it is still
+    /// there (`SO_KEEPALIVE`, tcp(7)), four times within as long again. Whole seconds. Pings say
+    /// more, as they pass proxies and reach the program; this is for servers that send none, and
+    /// for connections before their opening handshake. Default zero: off.
+    pub fn tcp_keepalive(mut self, time: Duration) -> Self {
+        self.config.tcp_keepalive_ms = millis(time);
+        self
+    }
+
     /// How long the peer may take to answer our Close. Default 5 s.
     pub fn close_timeout(mut self, timeout: Duration) -> Self {
         self.config.close_timeout_ms = millis(timeout);
@@ -458,10 +514,10 @@ impl ServerBuilder {
         if let Some(mistake) = self.mistake {
             return Err(mistake);
         }
-        if self.addresses.is_empty() && !self.without_listener {
+        if self.listeners.is_empty() && !self.client_only && !self.without_listener {
             return Err(Error::config("listen", "no address given; add e.g. \"127.0.0.1:9001\""));
         }
-        if self.paths.is_empty() {
+        if self.paths.is_empty() && !self.client_only {
             return Err(Error::config("websocket", "no path is served; add e.g. \"/\""));
         }
         let cores = thread::available_parallelism().map_or(1, NonZero::get);
@@ -475,25 +531,42 @@ impl ServerBuilder {
         }
         self.config.subprotocols = self.paths.subprotocols().to_vec();
         self.config.check()?;
+        self.routes.append(&mut self.clients);
+        if self.routes.len() > usize::from(u16::MAX) {
+            return Err(Error::config("client", "at most 65,535 handlers are possible"));
+        }
 
         let mut listeners: Vec<Vec<socket2::Socket>> = (0..workers).map(|_| Vec::new()).collect();
         let mut local_addrs = Vec::new();
         let mut unix_paths = Vec::new();
-        for address in &self.addresses {
-            let source = |source| Error::Listen { address: address.to_string(), source };
-            let alone = workers == 1 || self.config.accept == Accept::Spread;
-            let sharing = if alone { PortSharing::No } else { PortSharing::Opened };
-            let options = ListenOptions { backlog: self.config.backlog, sharing, nodelay: true };
-            let first = listener::bind(address, &options).map_err(source)?;
-            let options = ListenOptions { sharing: PortSharing::Joined, ..options };
+        let alone = workers == 1 || self.config.accept == Accept::Spread;
+        let options = ListenOptions {
+            backlog: self.config.backlog,
+            sharing: if alone { PortSharing::No } else { PortSharing::Opened },
+            tcp: self.config.tcp_options(),
+        };
+        let joined = ListenOptions { sharing: PortSharing::Joined, ..options };
+        for wanted in self.listeners {
+            let address = wanted.to_string();
+            let source = |source| Error::Listen { address: address.clone(), source };
+            let is_ours = matches!(wanted, Listener::Address(_));
+            let first = match wanted {
+                Listener::Address(address) => listener::bind(&address, &options),
+                Listener::Bound(listener) => listener.prepare(&options),
+            };
+            let first = first.map_err(source)?;
             let bound = listener::local_addr(&first).map_err(source)?;
-            unix_paths.extend(UnixPathGuard::new(&bound).map_err(source)?);
+            let unix = bound.unix_path().is_some();
+            if is_ours {
+                unix_paths.extend(UnixPathGuard::new(&bound).map_err(source)?);
+            }
             let listening = if alone { 1 } else { workers };
             for others in listeners.iter_mut().take(listening).skip(1) {
-                others.push(match bound.unix_path() {
-                    // A Unix socket has no SO_REUSEPORT: the workers share one queue.
-                    Some(_) => first.try_clone().map_err(source)?,
-                    None => listener::bind(&bound, &options).map_err(source)?,
+                others.push(if unix || !is_ours {
+                    // There is no SO_REUSEPORT: the workers share one queue.
+                    first.try_clone().map_err(source)?
+                } else {
+                    listener::bind(&bound, &joined).map_err(source)?
                 });
             }
             listeners[0].push(first);
@@ -546,6 +619,22 @@ impl ServerBuilder {
     }
 }
 
+/// Where peers come from.
+#[derive(Debug)]
+enum Listener {
+    Address(ListenAddr),
+    Bound(BoundListener),
+}
+
+impl fmt::Display for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::Bound(_) => f.write_str("a listener that was given"),
+        }
+    }
+}
+
 /// The cores that were asked for, if the process may use them all.
 fn choose_cores(wanted: Vec<usize>) -> Result<Vec<usize>, Error> {
     let problem = |reason| Err(Error::config("pin_workers", reason));
@@ -564,7 +653,7 @@ fn choose_cores(wanted: Vec<usize>) -> Result<Vec<usize>, Error> {
 impl fmt::Debug for ServerBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ServerBuilder")
-            .field("addresses", &self.addresses)
+            .field("listeners", &self.listeners)
             .field("config", &self.config)
             .field("paths", &self.paths)
             .finish_non_exhaustive()

@@ -81,6 +81,12 @@ pub fn unmask_text(payload: &mut [u8], key: [u8; 4]) -> Result<&str, InvalidUtf8
     simdutf8::basic::from_utf8(payload).map_err(|_| InvalidUtf8)
 }
 
+/// Checks that the payload of a text message that was not masked is UTF-8 (RFC 6455 8.1).
+#[inline]
+pub(crate) fn check_text(payload: &[u8]) -> Result<&str, InvalidUtf8> {
+    simdutf8::basic::from_utf8(payload).map_err(|_| InvalidUtf8)
+}
+
 /// The masking key as a little-endian word whose first byte meets the byte at `phase`.
 #[inline(always)]
 fn rotate(key: [u8; 4], phase: usize) -> u32 {

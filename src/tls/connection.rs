@@ -35,6 +35,8 @@ pub(crate) struct Tls {
     /// An unfinished record; in the handshake, whatever waits for its turn.
     partial: Vec<u8>,
     open: bool,
+    /// Why it failed, in words.
+    error: Option<Box<str>>,
     /// close_notify came: nothing that follows counts (RFC 8446 6.1).
     closed_by_peer: bool,
     /// close_notify was sent: nothing may follow.
@@ -69,6 +71,7 @@ impl Tls {
             session,
             partial: Vec::new(),
             open: false,
+            error: None,
             closed_by_peer: false,
             closed: false,
             queued: false,
@@ -78,6 +81,16 @@ impl Tls {
     /// The server's side of a connection of which nothing was received.
     pub(crate) fn expected() -> Box<Self> {
         Self::new(Session::Expected)
+    }
+
+    /// The client's side; [`greet`](Self::greet) comes first.
+    pub(super) fn client(session: UnbufferedClientConnection) -> Box<Self> {
+        Self::new(Session::Client(Box::new(session)))
+    }
+
+    /// Appends the first message of a client (RFC 8446 4.1.2).
+    pub(crate) fn greet(&mut self, answer: &mut Vec<u8>) {
+        self.look_at(&mut [], &mut Vec::new(), answer, &mut Received::default());
     }
 
     /// True until the first byte of TLS.
@@ -104,6 +117,11 @@ impl Tls {
     /// Is in the worker's list of handshakes.
     pub(crate) fn queued(&mut self) -> &mut bool {
         &mut self.queued
+    }
+
+    /// What went wrong on a client's side, in words.
+    pub(crate) fn error(&self) -> &str {
+        self.error.as_deref().unwrap_or("TLS failed")
     }
 
     /// Keeps handshake bytes until their turn.
@@ -184,6 +202,9 @@ impl Tls {
         });
         match read.end {
             Some(End::Failed(failure)) => {
+                if matches!(self.session, Session::Client(_)) {
+                    self.error = read.error.map(|error| error.to_string().into());
+                }
                 let failure = match failure {
                     // A record that makes no sense is a violation by whoever has made sense before.
                     TlsFailure::NotTls if self.has_begun() => TlsFailure::Violation,
@@ -297,11 +318,13 @@ fn missing(partial: &[u8]) -> Option<usize> {
 struct Read {
     used: usize,
     end: Option<End>,
+    /// What rustls says about a failure.
+    error: Option<Error>,
 }
 
 impl Read {
     fn nothing() -> Self {
-        Self { used: 0, end: None }
+        Self { used: 0, end: None, error: None }
     }
 }
 
@@ -378,6 +401,7 @@ fn read<S: Side>(
             Ok(_) => read.end = Some(End::Failed(TlsFailure::Internal)),
             Err(error) => {
                 read.end = Some(End::Failed(failure(&error)));
+                read.error = Some(error);
                 read.used += discard;
                 // The alert that says so.
                 while session.has_answer() {
@@ -471,7 +495,7 @@ fn failure(error: &Error) -> TlsFailure {
         Error::NoApplicationProtocol => TlsFailure::NoApplicationProtocol,
         Error::NoCertificatesPresented
         | Error::InvalidCertificate(_)
-        | Error::InvalidCertRevocationList(_) => TlsFailure::ClientCertificate,
+        | Error::InvalidCertRevocationList(_) => TlsFailure::Certificate,
         Error::AlertReceived(_) => TlsFailure::AlertReceived,
         Error::InappropriateMessage { .. }
         | Error::InappropriateHandshakeMessage { .. }

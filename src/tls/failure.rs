@@ -10,8 +10,8 @@ pub enum TlsFailure {
     Incompatible,
     /// The client speaks none of our application protocols (ALPN, RFC 7301).
     NoApplicationProtocol,
-    /// The client sent no certificate though it has to, or one that is not accepted.
-    ClientCertificate,
+    /// The peer showed no certificate though it has to, or one that is not accepted.
+    Certificate,
     /// The peer sent a fatal alert (RFC 8446 6.2): most often it does not trust our certificate.
     AlertReceived,
     /// The peer broke a rule of TLS, or sent a record that was forged or damaged.
@@ -33,7 +33,7 @@ impl TlsFailure {
         Self::NotTls,
         Self::Incompatible,
         Self::NoApplicationProtocol,
-        Self::ClientCertificate,
+        Self::Certificate,
         Self::AlertReceived,
         Self::Violation,
         Self::Timeout,
@@ -48,7 +48,7 @@ impl TlsFailure {
             Self::NotTls => "not_tls",
             Self::Incompatible => "incompatible",
             Self::NoApplicationProtocol => "no_application_protocol",
-            Self::ClientCertificate => "client_certificate",
+            Self::Certificate => "certificate",
             Self::AlertReceived => "alert_received",
             Self::Violation => "violation",
             Self::Timeout => "timeout",

@@ -18,9 +18,9 @@
 
 mod failure;
 
-// The client's side is not used yet.
 #[cfg(feature = "tls-no-provider")]
-#[allow(dead_code)]
+mod client;
+#[cfg(feature = "tls-no-provider")]
 mod connection;
 #[cfg(feature = "tls-no-provider")]
 mod identity;
@@ -36,12 +36,13 @@ pub use self::failure::TlsFailure;
 
 #[cfg(feature = "tls-no-provider")]
 pub use self::{
+    client::ClientTls,
     identity::{Identity, TlsError},
     roots::Roots,
     server::{ClientAuth, ServerTls},
 };
 
-/// The crate whose types are accepted; see [`ServerTls`].
+/// The crate whose types are accepted; see [`ServerTls`] and [`ClientTls`].
 #[cfg(feature = "tls-no-provider")]
 pub use rustls;
 

@@ -106,7 +106,7 @@ fn check(
     if shared.refuses_newcomers() {
         return Err(AdoptError::Stopped);
     }
-    let ip = socket.prepare().map_err(|error| match error.kind() {
+    let ip = socket.prepare(&shared.tcp).map_err(|error| match error.kind() {
         std::io::ErrorKind::InvalidInput => AdoptError::NotConnected,
         kind => AdoptError::Io(kind),
     })?;

@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::dialing::Dials;
 use super::mailbox::{Shared, Tally};
 use super::places::Network;
 use super::publish::Notices;
@@ -65,6 +66,8 @@ pub(crate) struct Core {
     pub(crate) shared: Arc<Shared>,
     pub(crate) tally: Tally,
     pub(crate) topics: Topics,
+    /// Connections that this worker makes.
+    pub(crate) dials: Dials,
     pub(crate) notices: Notices,
     /// The short frame that is being published.
     pub(crate) scratch: Vec<u8>,
@@ -120,6 +123,7 @@ impl Core {
             shared,
             tally: Tally::default(),
             topics,
+            dials: Dials::default(),
             notices: Notices::default(),
             scratch: Vec::new(),
             chosen_subprotocols: HashMap::new(),

@@ -31,8 +31,8 @@ impl Core {
     pub(crate) fn next_deadline(&self, id: ConnectionId) -> u64 {
         let config = &self.config;
         let Some(connection) = self.table.get(id) else { return NEVER };
-        if matches!(connection.phase, Phase::Gone) {
-            // The driver has the last word: `Released`.
+        if matches!(connection.phase, Phase::Gone | Phase::Dialing(_)) {
+            // The driver has the last word: `Released`. And a dial watches its own time.
             return NEVER;
         }
         let mut deadline = connection.deadline_ms;
@@ -123,7 +123,7 @@ impl Crank {
                 self.refuse(id, protocol::upgrade::Refusal::Undecided);
             }
             Phase::Upgrade(Some(_)) => self.refuse(id, protocol::upgrade::Refusal::Timeout),
-            Phase::Gone => {}
+            Phase::Dialing(_) | Phase::Gone => {}
             Phase::Live(_) => {
                 let idle_ms = after(connection.last_received_ms, config.idle_timeout_ms);
                 if !connection.pinged && connection.deadline_ms <= now_ms {

@@ -32,6 +32,7 @@ impl Crank {
 
     /// The peer sent FIN.
     pub(super) fn ended(&mut self, id: ConnectionId) {
+        self.hear_out(id);
         self.core.note_truncation(id);
         let Some(connection) = self.core.table.get_mut(id) else { return };
         connection.peer_ended = true;
@@ -45,6 +46,7 @@ impl Crank {
                 self.end(id, CloseCause::Ended);
             }
             Phase::Upgrade(_) => self.core.release(id),
+            Phase::Dialing(_) => self.dialing_ended(id),
             Phase::Draining { finished, .. } => {
                 if *finished {
                     self.core.release(id);
@@ -84,12 +86,25 @@ impl Crank {
         self.finish(id, Close { code, reason: error.reason(), cause }, After::Drain);
     }
 
+    /// The socket is dead.
+    pub(super) fn failed(&mut self, id: ConnectionId, error: std::io::Error) {
+        match self.core.table.get(id).map(|connection| &connection.phase) {
+            Some(Phase::Dialing(_)) => self.dialing_failed(id, error),
+            _ => self.end(id, CloseCause::Io(error.kind())),
+        }
+    }
+
     /// The connection is over for any other reason.
     pub(super) fn end(&mut self, id: ConnectionId, cause: CloseCause) {
         let core = &mut self.core;
         let Some(connection) = core.table.get_mut(id) else { return };
-        let Phase::Live(live) = &mut connection.phase else {
-            return core.release(id);
+        let live = match &mut connection.phase {
+            Phase::Live(live) => live,
+            Phase::Dialing(_) => {
+                let CloseCause::Io(kind) = cause else { return core.release(id) };
+                return self.dialing_failed(id, kind.into());
+            }
+            _ => return core.release(id),
         };
         let mut close = Close { code: 1006, reason: "", cause };
         let mut after = After::Release;
@@ -110,7 +125,9 @@ impl Crank {
         let core = &mut self.core;
         let deadline_ms = core.drain_deadline();
         let Some(connection) = core.table.get_mut(id) else { return };
-        let draining = Phase::Draining { discarded: 0, finished: false };
+        let clean = matches!(close.cause, CloseCause::Peer | CloseCause::Local);
+        let server_first = clean && matches!(&connection.phase, Phase::Live(live) if live.client);
+        let draining = Phase::Draining { discarded: 0, finished: false, server_first };
         let Phase::Live(mut live) = std::mem::replace(&mut connection.phase, draining) else {
             debug_assert!(false, "only a live connection has a session to end");
             return core.release(id);
@@ -138,6 +155,9 @@ impl Crank {
         let route = &mut self.routes[usize::from(live.route)];
         if route.end(core, id, live.session, close) == Outcome::Panicked {
             core.tally.handler_panics += 1;
+        }
+        if live.client {
+            core.dials.note_end(id);
         }
         match then {
             After::Drain => {

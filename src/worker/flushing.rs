@@ -121,12 +121,16 @@ impl Core {
             }
         }
         let Some(connection) = self.table.get_mut(id) else { return };
-        if let Phase::Draining { finished, .. } = &mut connection.phase
+        if let Phase::Draining { finished, server_first, .. } = &mut connection.phase
             && !*finished
         {
             *finished = true;
             if connection.peer_ended {
                 self.release(id);
+            } else if *server_first {
+                // RFC 6455 7.1.1: the server ends TCP, so that waiting in TIME_WAIT is its part.
+                connection.deadline_ms = connection.deadline_ms.min(after(now_ms, LINGER_MS));
+                self.arm_timer(id);
             } else {
                 connection.deadline_ms = connection.deadline_ms.min(after(now_ms, LINGER_MS));
                 self.driver.finish_sending(id);

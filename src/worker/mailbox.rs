@@ -4,16 +4,25 @@
 //! worker that owns the mailbox. A mailbox is bounded: full is an error value, never a wait.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+// A mailbox is the one thing here that threads meet in without a plan: loom tries every order.
+#[cfg(loom)]
+use loom::sync::{Mutex, MutexGuard, atomic::AtomicBool};
+#[cfg(not(loom))]
+use std::sync::{Mutex, MutexGuard, atomic::AtomicBool};
+
 use super::adopting::Adoption;
+use super::dialing::{NewDial, Resolved};
 use super::paths::Paths;
 use super::places::{Place, Places};
 use super::topic_index::TopicIndex;
+use crate::client::resolver::Resolver;
 use crate::config::Config;
 use crate::context::WorkerContext;
+use crate::driver::listener::TcpOptions;
 use crate::driver::{AcceptedSocket, ConnectionId, Waker};
 use crate::error::SendError;
 use crate::figures::{CloseCodes, Refusals, Tables, TlsFailures, TurnTimes, increase};
@@ -21,6 +30,9 @@ use crate::protocol::CloseCode;
 use crate::publish::PreparedMessage;
 use crate::shutdown::{ShutdownOptions, ShutdownReport};
 use crate::tls::Acceptor;
+
+#[cfg(all(test, loom))]
+mod interleavings;
 
 /// Commands that may wait for one worker.
 const CAPACITY: usize = 65_536;
@@ -38,6 +50,12 @@ pub(crate) enum Command {
     Decide { id: ConnectionId },
     /// Start the close handshake.
     Close { id: ConnectionId, code: CloseCode, reason: Box<str> },
+    /// Make a connection.
+    Connect(Box<NewDial>),
+    /// End the connection that came of this dial, and the dial.
+    Disconnect { dial: u64 },
+    /// A host was looked up.
+    Resolved(Resolved),
     /// Call a closure.
     Run(Job),
     /// Give a slot to a socket that another worker accepted. Dropping it closes the socket and
@@ -178,10 +196,15 @@ pub(crate) struct Shared {
     /// Who has a place, on which worker.
     pub(crate) places: Arc<Places>,
     pub(crate) paths: Arc<Paths>,
+    /// Of sockets that come without a listener of ours.
+    pub(crate) tcp: TcpOptions,
     /// Milliseconds that the shutdown may take from the moment a worker notices; `NOT_STOPPING`
     /// until someone asks.
     pub(crate) shutdown_grace_ms: AtomicU64,
     pub(crate) topics: Arc<TopicIndex>,
+    pub(crate) resolver: Resolver,
+    /// Dials so far.
+    pub(crate) dials: AtomicU64,
     /// See [`ShutdownOptions`]; they say nothing until `shutdown_grace_ms` does.
     pub(crate) shutdown_spread_ms: AtomicU64,
     pub(crate) shutdown_announce_ms: AtomicU64,
@@ -212,8 +235,11 @@ impl Shared {
             mailboxes: (0..workers).map(|_| Mailbox::default()).collect(),
             places: Arc::new(Places::new(workers, max, max_per_ip)),
             paths,
+            tcp: config.tcp_options(),
             shutdown_grace_ms: AtomicU64::new(NOT_STOPPING),
             topics: Arc::new(TopicIndex::new(workers)),
+            resolver: Resolver::default(),
+            dials: AtomicU64::new(0),
             shutdown_spread_ms: AtomicU64::new(u64::MAX),
             shutdown_announce_ms: AtomicU64::new(u64::MAX),
             asked: OnceLock::new(),
@@ -369,8 +395,12 @@ counters! {
     tls_handshakes,
     /// Those of them that resumed an earlier session.
     tls_resumed,
-    /// Opening handshakes completed, those of adopted connections included.
+    /// Opening handshakes completed, as server and as client, those of adopted connections included.
     opened,
+    /// Attempts to connect to a server, the failed ones included.
+    dialled,
+    /// Attempts that did not lead to an open connection.
+    dial_failures,
     /// Connections closed at once, because their address had `max_connections_per_ip` already.
     refused_per_ip,
     /// Requests answered with an HTTP error status.
@@ -423,7 +453,7 @@ counters! {
     accept_pauses,
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 

@@ -7,6 +7,7 @@
 //!
 //! ```text
 //!  driver --Event--> Crank --+--> upgrade (request head -> 101 or an HTTP answer)
+//!                            +--> dialing (our own connections, up to their 101)
 //!                            +--> feed    (frames -> Endpoint -> Route -> Handler)
 //!                            +--> end     (on_close once, then Draining or Gone)
 //!                                   |
@@ -22,6 +23,7 @@ pub(crate) mod adopting;
 mod compressing;
 pub(crate) mod core;
 mod deadlines;
+pub(crate) mod dialing;
 mod ends;
 mod flushing;
 pub(crate) mod mailbox;
@@ -57,7 +59,6 @@ use crate::config::Config;
 use crate::connection::NEVER;
 use crate::context::WorkerContext;
 use crate::driver::{AcceptedSocket, ConnectionId, Driver, Event, ReceiveMemory};
-use crate::error::CloseCause;
 use crate::protocol::Message;
 
 /// A turn that comes so much later than it should has been kept from running: by a handler, or
@@ -149,6 +150,7 @@ impl Worker {
         let crank = &mut self.crank;
         crank.obey();
         crank.expire();
+        crank.see_to_dials();
         crank.resume_all();
         crank.go_on_postponed(postponed);
         if !crank.core.notices.is_empty() {
@@ -210,13 +212,18 @@ impl Crank {
     /// How long the next wait may last.
     fn timeout_ms(&self) -> Option<u64> {
         let core = &self.core;
-        if !core.notices.is_empty() || !core.handshakes.is_empty() || !core.postponed.is_empty() {
+        if !core.notices.is_empty()
+            || !core.handshakes.is_empty()
+            || !core.postponed.is_empty()
+            || core.dials.has_news()
+        {
             return Some(0);
         }
         let mut deadline = self.core.timers.next_deadline().unwrap_or(NEVER);
         deadline = deadline.min(self.accept_retry_ms).min(self.announced_until_ms);
         deadline = deadline.min(self.core.lifetimes.next_deadline().unwrap_or(NEVER));
         deadline = deadline.min(self.core.schedule.next_deadline().unwrap_or(NEVER));
+        deadline = deadline.min(self.core.dials.next_deadline().unwrap_or(NEVER));
         if let Some(stop) = self.stop_deadline_ms {
             let stop = if self.core.now_ms < stop { stop } else { stop + RELEASE_GRACE_MS };
             deadline = deadline.min(stop);
@@ -230,7 +237,7 @@ impl Crank {
             Event::Received { id, bytes } => self.received(id, bytes),
             Event::Accepted(socket) => self.accepted(socket),
             Event::Ended(id) => self.ended(id),
-            Event::Failed(id, error) => self.end(id, CloseCause::Io(error.kind())),
+            Event::Failed(id, error) => self.failed(id, error),
             Event::Writable(id) => self.writable(id),
             Event::Released(id) => self.released(id),
             Event::AcceptPaused(error) => {
@@ -238,6 +245,7 @@ impl Crank {
                 self.core.tally.accept_pauses += 1;
                 self.accept_retry_ms = self.core.now_ms + ACCEPT_RETRY_MS;
             }
+            Event::Connected(id) => self.connected(id),
             Event::Woken => self.woken = true,
         }
         self.bury();
@@ -273,6 +281,9 @@ impl Crank {
                     self.core.publish_posted(&topic, &message, key);
                 }
                 Command::Decide { id } => self.decided(id),
+                Command::Connect(new) => self.core.dials.add(*new),
+                Command::Disconnect { dial } => self.core.dials.cancel(dial),
+                Command::Resolved(resolved) => self.resolved(resolved),
                 Command::Close { id, code, reason } => {
                     self.core.close(id, code, &reason);
                 }

@@ -12,15 +12,17 @@ use super::mailbox::{Command, Shared};
 use super::route::{Call, Outcome};
 use super::topics::{Change, Subscriber, Topic};
 use super::{Core, Crank};
-use crate::connection::Phase;
+use crate::connection::{Connection, Phase};
 use crate::driver::ConnectionId;
 use crate::error::{CloseCause, SendError};
 use crate::outgoing::{LatestKey, Outgoing, SHARE_FROM};
 use crate::protocol::CloseCode;
+use crate::protocol::frame::append_masked_copy;
 use crate::publish::{
     DropReason, Dropped, Form, Frame, PreparedMessage, Publication, Published, SlowSubscriber,
     SubscribeError, Subscription,
 };
+use crate::random::masking_key;
 use crate::websocket::SendStatus;
 
 /// Something that the handler of a connection has to learn.
@@ -224,10 +226,11 @@ impl Core {
                 }
                 continue;
             }
+            let client = live.client;
             let form = frame.form_for(&live.endpoint, &mut self.buffers);
             let outgoing = connection.outgoing.get_or_insert_with(|| self.outgoing.take());
             let bytes = frame.bytes_of(form);
-            if connection.blocked || outgoing.unsent_len() + bytes.len() > high_water {
+            if client || connection.blocked || outgoing.unsent_len() + bytes.len() > high_water {
                 self.offer(id, topic, frame, key, &mut published);
                 continue;
             }
@@ -267,10 +270,11 @@ impl Core {
                 }
                 continue;
             }
+            let client = live.client;
             let form = frame.form_for(&live.endpoint, &mut self.buffers);
             let outgoing = connection.outgoing.get_or_insert_with(|| self.outgoing.take());
-            if connection.blocked || outgoing.unsent_len() + frame.bytes_of(form).len() > high_water
-            {
+            let len = frame.bytes_of(form).len();
+            if client || connection.blocked || outgoing.unsent_len() + len > high_water {
                 self.offer(id, topic, frame, key, &mut published);
                 continue;
             }
@@ -287,7 +291,7 @@ impl Core {
         published
     }
 
-    /// Offers a frame to a subscriber that is behind, or whose queue is long.
+    /// Offers a frame to a subscriber that is behind, or whose queue is long, or that is a server.
     #[cold]
     fn offer(
         &mut self,
@@ -338,7 +342,10 @@ impl Core {
     ) -> Queued {
         let refused = |reason| Queued::Refused { reason, replaced: false };
         let max_backpressure = self.config.max_backpressure;
-        if self.table.get(id).is_some_and(|connection| !connection.blocked) {
+        let high_water = self.config.high_water();
+        let len = frame.bytes().len();
+        let long = |connection: &Connection| connection.unsent_len() + len > high_water;
+        if self.table.get(id).is_some_and(|connection| !connection.blocked && long(connection)) {
             self.flush(id);
         }
         let form = match self.table.get(id).map(|connection| &connection.phase) {
@@ -355,6 +362,7 @@ impl Core {
         let over_limit = self.is_over_limit(len);
         let Some(connection) = self.table.get_mut(id) else { return refused(DropReason::Full) };
         let over_limit = over_limit && connection.blocked;
+        let client = matches!(&connection.phase, Phase::Live(live) if live.client);
         let outgoing = connection.outgoing.get_or_insert_with(|| self.outgoing.take());
         let fits = |unsent: usize| !over_limit && (unsent == 0 || unsent + len <= max_backpressure);
         let queued = match policy {
@@ -365,12 +373,16 @@ impl Core {
                 if !fits(outgoing.unsent_len()) {
                     return Queued::Refused { reason: DropReason::Full, replaced };
                 }
-                outgoing.park(key, frame.shared(form));
+                outgoing.park(key, frame_for(client, frame, form));
                 if replaced { Queued::Replacing } else { Queued::Taken }
             }
             _ if !fits(outgoing.unsent_len()) => return refused(DropReason::Full),
             _ => {
-                queue(outgoing, frame, form);
+                if client {
+                    append_masked_copy(frame.bytes_of(form), masking_key(), outgoing.append());
+                } else {
+                    queue(outgoing, frame, form);
+                }
                 Queued::Taken
             }
         };
@@ -402,10 +414,11 @@ impl Core {
             self.tally.dropped_out_of_order += 1;
             return Err(SendError::OutOfOrder);
         }
+        let client = live.client;
         let outgoing = connection.outgoing.get_or_insert_with(|| self.outgoing.take());
         let compressed = message.frame_for(&live.endpoint, &mut self.buffers);
         let shared = compressed.as_ref().unwrap_or(message.frame());
-        if outgoing.unsent_len() + shared.len() > high_water {
+        if client || outgoing.unsent_len() + shared.len() > high_water {
             let mut unused = Vec::new();
             let mut frame = Publication::from(message).frame(&mut unused, 0);
             let key = LatestKey { topic: 0, key: None };
@@ -451,6 +464,16 @@ fn queue(outgoing: &mut Outgoing, frame: &mut Frame<'_>, form: Form) {
     } else {
         outgoing.append_shared(frame.shared(form));
     }
+}
+
+/// The frame as it can be kept for this subscriber: a server gets a masked copy of its own.
+fn frame_for(client: bool, frame: &mut Frame<'_>, form: Form) -> Arc<[u8]> {
+    if !client {
+        return frame.shared(form);
+    }
+    let mut masked = Vec::new();
+    append_masked_copy(frame.bytes_of(form), masking_key(), &mut masked);
+    masked.into()
 }
 
 /// What became of a frame that a subscriber was offered.

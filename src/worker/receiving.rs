@@ -59,6 +59,7 @@ impl Crank {
             }
             Phase::Live(_) => self.take_input(id, bytes),
             Phase::Upgrade(_) => self.upgrade(id, bytes),
+            Phase::Dialing(_) => self.dialing_received(id, bytes),
             Phase::Draining { discarded, .. } => {
                 *discarded += bytes.len();
                 if *discarded > LINGER_BYTES {

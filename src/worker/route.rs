@@ -11,6 +11,7 @@ use slab::Slab;
 
 use super::Core;
 use super::adopting::{AnyMaker, Maker};
+use crate::client::{DialEvent, DialId, DialResponse};
 use crate::context::WorkerContext;
 use crate::driver::ConnectionId;
 use crate::error::Close;
@@ -33,6 +34,10 @@ pub(crate) enum Outcome {
     Returned,
     Panicked,
 }
+
+/// The application panicked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Panicked;
 
 /// An application's call, without its argument types.
 #[derive(Debug, Clone, Copy)]
@@ -78,6 +83,13 @@ pub(crate) trait Route {
 
     /// What was decided about an upgrade that the application had put off.
     fn decided(&mut self, pending: &dyn Any) -> Verdict;
+
+    /// Lets the application make the session of a connection of its own; `None` if it does not.
+    fn connected(&mut self, dial: DialId, response: &DialResponse)
+    -> Result<Option<u32>, Panicked>;
+
+    /// Calls `on_dial`; `number` is that of the route.
+    fn dialled(&mut self, core: &mut Core, number: u16, event: &DialEvent<'_>) -> Outcome;
 
     /// Begins the session of a connection whose upgrade another server has accepted.
     fn begin(&mut self, maker: Option<AnyMaker>) -> Begun;
@@ -153,6 +165,24 @@ impl<H: Handler> Route for RouteOf<H> {
         debug_assert!(waiting.is_some(), "made by this route");
         let upgrade = waiting.and_then(Waiting::take);
         self.obey(upgrade.unwrap_or_else(Upgrade::failed))
+    }
+
+    fn connected(
+        &mut self,
+        dial: DialId,
+        response: &DialResponse,
+    ) -> Result<Option<u32>, Panicked> {
+        let mut session = None;
+        if guard(|| session = self.handler.on_connect(dial, response)) == Outcome::Panicked {
+            return Err(Panicked);
+        }
+        let Some(session) = session else { return Ok(None) };
+        let key = self.sessions.insert(session);
+        Ok(Some(u32::try_from(key).expect("as many sessions as connections, fewer than 2^32")))
+    }
+
+    fn dialled(&mut self, core: &mut Core, number: u16, event: &DialEvent<'_>) -> Outcome {
+        guard(|| self.handler.on_dial(&mut WorkerContext::new(core, Some(number)), event))
     }
 
     fn begin(&mut self, maker: Option<AnyMaker>) -> Begun {
@@ -232,6 +262,66 @@ impl<H: Handler> Route for RouteOf<H> {
     #[cfg(test)]
     fn sessions(&self) -> usize {
         self.sessions.len()
+    }
+}
+
+/// In the place of a handler that came with a dial and has gone with it: nobody calls it.
+pub(crate) struct Vacant;
+
+impl Route for Vacant {
+    fn upgrade(&mut self, _request: &UpgradeRequest<'_>) -> Verdict {
+        Verdict::Panicked
+    }
+
+    fn decided(&mut self, _pending: &dyn Any) -> Verdict {
+        Verdict::Panicked
+    }
+
+    fn begin(&mut self, _maker: Option<AnyMaker>) -> Begun {
+        Begun::Nothing
+    }
+
+    fn connected(
+        &mut self,
+        _dial: DialId,
+        _response: &DialResponse,
+    ) -> Result<Option<u32>, Panicked> {
+        Ok(None)
+    }
+
+    fn dialled(&mut self, _core: &mut Core, _number: u16, _event: &DialEvent<'_>) -> Outcome {
+        Outcome::Returned
+    }
+
+    fn abandon(&mut self, _session: u32) -> Outcome {
+        Outcome::Returned
+    }
+
+    fn call(&mut self, _core: &mut Core, _id: ConnectionId, _: u32, _call: Call<'_>) -> Outcome {
+        debug_assert!(false, "nobody's connection");
+        Outcome::Returned
+    }
+
+    fn end(&mut self, _core: &mut Core, _id: ConnectionId, _: u32, _close: Close<'_>) -> Outcome {
+        debug_assert!(false, "nobody's connection");
+        Outcome::Returned
+    }
+
+    fn streams(&self) -> bool {
+        false
+    }
+
+    fn start(&mut self, _core: &mut Core, _number: u16) -> Outcome {
+        Outcome::Returned
+    }
+
+    fn timer(&mut self, _core: &mut Core, _number: u16, _key: u64) -> Outcome {
+        Outcome::Returned
+    }
+
+    #[cfg(test)]
+    fn sessions(&self) -> usize {
+        0
     }
 }
 

@@ -219,7 +219,7 @@ impl Crank {
         match connection.phase {
             // Nobody reads it any more, so nobody deciphers it.
             Phase::Draining { .. } | Phase::Gone => return self.dispatch(id, bytes),
-            Phase::Upgrade(_) | Phase::Live(_) => {}
+            Phase::Upgrade(_) | Phase::Dialing(_) | Phase::Live(_) => {}
         }
         if tls.is_open() {
             return self.decipher(id, bytes);
@@ -270,6 +270,19 @@ impl Crank {
             if self.core.driver.now_us() >= end_us {
                 return;
             }
+        }
+    }
+
+    /// The peer has finished: what it sent before is looked at now, not when its turn would come.
+    /// Nothing can become of a handshake that has not begun.
+    pub(super) fn hear_out(&mut self, id: ConnectionId) {
+        if let Some(connection) = self.core.table.get(id)
+            && let Some(tls) = &connection.tls
+            && !tls.is_expected()
+            && !tls.is_open()
+            && tls.held_len() != 0
+        {
+            self.shake(id);
         }
     }
 
@@ -336,12 +349,14 @@ impl Crank {
                 self.finish(id, close, After::Drain);
             }
             Phase::Upgrade(_) => {
-                connection.phase = Phase::Draining { discarded: 0, finished: false };
+                connection.phase =
+                    Phase::Draining { discarded: 0, finished: false, server_first: false };
                 connection.deadline_ms = deadline_ms;
                 core.mark_dirty(id);
                 core.arm_timer(id);
             }
-            Phase::Draining { .. } | Phase::Gone => {}
+            // No connection of our own making has TLS.
+            Phase::Dialing(_) | Phase::Draining { .. } | Phase::Gone => {}
         }
     }
 }

@@ -88,8 +88,10 @@ impl Core {
             return Err(self.why_not(id));
         }
         let blocked = connection.blocked;
+        // RFC 6455 5.3: what a client sends has to be masked, which is done while it is copied.
+        let copied = len < self.direct_send || live.client;
         let shared = connection.outgoing.as_ref().is_some_and(|outgoing| outgoing.has_shared());
-        if !blocked && (shared || len < self.direct_send) {
+        if !blocked && (shared || copied) {
             self.flush(id);
         }
         let header = frame::encode_header(true, false, message.opcode(), len as u64, None);
@@ -98,7 +100,7 @@ impl Core {
         let Phase::Live(live) = &mut connection.phase else { return Err(SendError::Gone) };
         let outgoing = connection.outgoing.get_or_insert_with(|| self.outgoing.take());
         let unsent = outgoing.unsent_len();
-        if connection.blocked || len < self.direct_send {
+        if connection.blocked || copied {
             if unsent != 0 && unsent + header.len() + len > self.config.max_backpressure {
                 self.tally.dropped += 1;
                 return Err(SendError::Full);

@@ -127,6 +127,7 @@ impl Crank {
                 self.waiting.clear();
                 core.driver.stop_listening();
                 self.refuse_requests(grace_ms);
+                self.give_up_dials();
             }
         }
         if spread_ms < self.core.stopping.spread_ms {
@@ -147,7 +148,7 @@ impl Crank {
                     self.core.arm_timer(id);
                 }
                 Phase::Upgrade(Some(_)) => self.refuse(id, Refusal::Busy),
-                Phase::Live(_) | Phase::Draining { .. } | Phase::Gone => {}
+                Phase::Live(_) | Phase::Dialing(_) | Phase::Draining { .. } | Phase::Gone => {}
             }
         }
     }

@@ -380,7 +380,7 @@ impl Crank {
         if let Some((settings, agreed)) = deflate {
             endpoint = endpoint.with_deflate(settings, agreed);
         }
-        connection.phase = Phase::Live(Live { endpoint, session, route, streams });
+        connection.phase = Phase::Live(Live { endpoint, session, route, streams, client: false });
         connection.deadline_ms = NEVER;
         // The decision may have taken longer than the idle timeout.
         connection.last_received_ms = core.now_ms;
@@ -421,7 +421,7 @@ impl Crank {
         let core = &mut self.core;
         let deadline_ms = core.drain_deadline();
         let Some(connection) = core.table.get_mut(id) else { return };
-        connection.phase = Phase::Draining { discarded: 0, finished: false };
+        connection.phase = Phase::Draining { discarded: 0, finished: false, server_first: false };
         connection.deadline_ms = deadline_ms;
         if connection.reading_paused {
             // What still comes is read and discarded, so that the end is seen.

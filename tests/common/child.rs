@@ -26,8 +26,10 @@ pub const END: Duration = Duration::from_secs(5);
 pub struct Program {
     child: Child,
     lines: Receiver<String>,
-    /// What the ready line says after `ws://`.
+    /// What the ready line says after `ws://` or `wss://`.
     pub address: String,
+    /// Which of the two it is.
+    pub scheme: String,
 }
 
 impl Program {
@@ -51,12 +53,16 @@ impl Program {
                 }
             }
         });
-        let mut program = Program { child, lines, address: String::new() };
+        let (address, scheme) = (String::new(), String::new());
+        let mut program = Program { child, lines, address, scheme };
         let Ok(line) = program.lines.recv_timeout(PATIENCE) else {
             panic!("the program does not start: {}", program.kill());
         };
-        let address = line.strip_prefix("listening on ws://").and_then(|l| l.strip_suffix('/'));
-        program.address = address.unwrap_or_else(|| panic!("no ready line: {line:?}")).to_owned();
+        let url = line.strip_prefix("listening on ").and_then(|l| l.strip_suffix('/'));
+        let parts = url.and_then(|url| url.split_once("://"));
+        let (scheme, address) = parts.unwrap_or_else(|| panic!("no ready line: {line:?}"));
+        assert!(matches!(scheme, "ws" | "wss"), "no ready line: {line:?}");
+        (program.scheme, program.address) = (scheme.to_owned(), address.to_owned());
         program
     }
 

@@ -1,7 +1,7 @@
 // uWebSockets with the command line of Wirelane's examples:
 //
-//   uwebsockets --mode echo|broadcast|relay [--listen ADDR:PORT] [--deflate off|shared|dedicated]
-//               [--tls-cert FILE --tls-key FILE]
+//   uwebsockets --mode echo|broadcast|relay|subscribe [--topics N] [--listen ADDR:PORT]
+//               [--deflate off|shared|dedicated] [--tls-cert FILE --tls-key FILE]
 //
 // Limits and timeouts are those that the examples have by default.
 
@@ -23,6 +23,7 @@ struct Options {
     std::string mode = "echo";
     std::string host = "127.0.0.1";
     int port = 9001;
+    int topics = 100;
     uWS::CompressOptions compression = uWS::DISABLED;
     std::string certificate, key;
 };
@@ -40,6 +41,8 @@ Options parse(int count, char **words) {
         std::string value = words[index + 1];
         if (name == "--mode") {
             options.mode = value;
+        } else if (name == "--topics") {
+            options.topics = atoi(value.c_str());
         } else if (name == "--listen") {
             size_t colon = value.rfind(':');
             if (colon == std::string::npos) wrong("--listen takes ADDR:PORT");
@@ -66,7 +69,9 @@ Options parse(int count, char **words) {
     return options;
 }
 
-struct Session {};
+struct Session {
+    bool has_sent = false;
+};
 
 template <bool SSL>
 int serve(uWS::TemplatedApp<SSL> &&app, const Options &options) {
@@ -74,6 +79,7 @@ int serve(uWS::TemplatedApp<SSL> &&app, const Options &options) {
     // Only the relay keeps it.
     static std::unordered_set<Peer *> peers;
     static uWS::TemplatedApp<SSL> *self = &app;
+    static const int topics = options.topics;
     static const bool compress = options.compression != uWS::DISABLED;
 
     typename uWS::TemplatedApp<SSL>::template WebSocketBehavior<Session> behavior;
@@ -99,8 +105,19 @@ int serve(uWS::TemplatedApp<SSL> &&app, const Options &options) {
                 if (peer != ws) peer->send(message, opcode, compress);
             }
         };
+    } else if (options.mode == "subscribe") {
+        // From the second message on.
+        behavior.message = [](Peer *ws, std::string_view message, uWS::OpCode opcode) {
+            if (ws->getUserData()->has_sent) {
+                for (int number = 0; number < topics; number++) {
+                    ws->subscribe("topic-" + std::to_string(number));
+                }
+            }
+            ws->getUserData()->has_sent = true;
+            ws->send(message, opcode, compress);
+        };
     } else {
-        wrong("--mode takes echo, broadcast or relay");
+        wrong("--mode takes echo, broadcast, relay or subscribe");
     }
     bool listening = false;
     app.template ws<Session>("/*", std::move(behavior))

@@ -7,7 +7,7 @@ use crate::compare::cell::{Cell, Deflate, Task};
 use crate::compare::contestant::{BASELINE, Contestant};
 use crate::compare::measure::Figure;
 use crate::compare::summary::{Summary, kept, summarise};
-use crate::report::{aligned, grouped};
+use crate::text::{aligned, grouped};
 
 /// Differences below this share mean nothing on a machine that is shared.
 const NOISE: f64 = 0.04;
@@ -205,7 +205,9 @@ pub(crate) fn table(outcome: &Outcome) -> Option<String> {
                 Figure::PerSecond => (grouped(summary.median, 0), "/s"),
                 Figure::CpuNs => (grouped(summary.median, 0), "ns"),
                 Figure::Calls => (format!("{:.2}", summary.median), ""),
-                Figure::FreshBytes | Figure::UsedBytes => (grouped(summary.median, 0), "B"),
+                Figure::FreshBytes | Figure::UsedBytes | Figure::SubscriptionBytes => {
+                    (grouped(summary.median, 0), "B")
+                }
                 _ => (grouped(summary.median / 1e3, 1), "us"),
             };
             format!("{value} {unit}").trim_end().to_owned()

@@ -17,6 +17,10 @@ pub(crate) enum Task {
     Calls,
     /// Memory of connections that do nothing.
     Idle,
+    /// Memory of subscriptions.
+    Subscriptions,
+    /// Publishing from threads outside the workers: one connection sends, all receive.
+    Threads,
     /// Open loop with so many messages per second.
     Latency(f64),
 }
@@ -46,6 +50,8 @@ pub(crate) enum Service {
     Echo,
     Broadcast,
     Relay,
+    Subscribe,
+    Threads,
 }
 
 impl Service {
@@ -55,9 +61,17 @@ impl Service {
             Self::Echo => "echo",
             Self::Broadcast => "broadcast",
             Self::Relay => "relay",
+            Self::Subscribe => "subscribe",
+            Self::Threads => "threads",
         }
     }
 }
+
+/// Threads that publish in [`Task::Threads`].
+pub(crate) const PUBLISHERS: usize = 4;
+
+/// Topics of each connection in [`Task::Subscriptions`].
+pub(crate) const TOPICS: usize = 100;
 
 /// Which server a cell needs. Cells with the same need share a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -74,6 +88,7 @@ pub(crate) struct Cell {
     /// Open connections; for [`Task::Connect`], handshakes under way at once.
     pub(crate) connections: usize,
     pub(crate) size: usize,
+    /// Messages in flight each, or messages a turn; in [`Task::Threads`], of all threads together.
     pub(crate) depth: usize,
     pub(crate) content: Content,
     pub(crate) tls: bool,
@@ -119,6 +134,8 @@ impl Cell {
         let service = match self.task {
             Task::Broadcast => Service::Broadcast,
             Task::Relay => Service::Relay,
+            Task::Subscriptions => Service::Subscribe,
+            Task::Threads => Service::Threads,
             _ => Service::Echo,
         };
         Need { service, tls: self.tls, deflate: self.deflate }
@@ -136,6 +153,10 @@ impl Cell {
             Task::Connect => format!("connect, {connections} at once"),
             Task::Calls => format!("system calls, {connections} x {size} x {depth}"),
             Task::Idle => format!("idle, {connections} connections"),
+            Task::Subscriptions => format!("subscriptions, {connections} x {TOPICS} topics"),
+            Task::Threads => format!(
+                "publish from {PUBLISHERS} threads to {connections}, {size}, {depth} a turn"
+            ),
             Task::Latency(rate) => format!("latency {connections} x {size} at {rate}/s"),
         };
         if self.tls {
@@ -187,6 +208,8 @@ pub(crate) fn default_cells() -> Vec<Cell> {
     }
     cells.push(Cell::new(Task::Connect, 32, 0, 1, Ascii));
     cells.push(Cell::new(Task::Idle, 2000, 100, 1, Ascii));
+    cells.push(Cell::new(Task::Subscriptions, 500, 20, 1, Ascii));
+    cells.push(Cell::new(Task::Threads, 200, 100, 4 * 64, Ascii));
     for connections in [1, 256] {
         cells.push(Cell::new(Task::Calls, connections, 20, 1, Binary));
     }

@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use crate::compare::cell::{Cell, Deflate, Need, Service, Task};
+use crate::compare::cell::{Cell, Deflate, Need, PUBLISHERS, Service, TOPICS, Task};
 
 /// Where programs are.
 #[derive(Debug)]
@@ -25,13 +25,13 @@ struct Peer {
 }
 
 use Deflate::{Dedicated, Off, Shared};
-use Service::{Broadcast, Echo, Relay};
+use Service::{Broadcast, Echo, Relay, Subscribe, Threads};
 
 /// In the order of the tables.
 const PEERS: &[Peer] = &[
     Peer {
         name: "uwebsockets",
-        services: &[Echo, Broadcast, Relay],
+        services: &[Echo, Broadcast, Relay, Subscribe],
         tls: true,
         deflate: &[Off, Shared, Dedicated],
     },
@@ -100,7 +100,18 @@ impl Contestant {
         let mut words: Vec<OsString> = Vec::new();
         match self {
             Self::Wirelane { driver } => {
-                words.push(existing(places.examples.join(need.service.name()))?);
+                match need.service {
+                    Echo | Broadcast | Relay => {
+                        words.push(existing(places.examples.join(need.service.name()))?);
+                    }
+                    Subscribe | Threads => {
+                        // A server inside this program.
+                        let program = std::env::current_exe().map_err(|it| it.to_string())?;
+                        words.extend([program.into(), "serve".into()]);
+                        words.extend(["--mode".into(), need.service.name().into()]);
+                        words.extend(special(cell));
+                    }
+                }
                 words.extend(["--driver".into(), (*driver).into()]);
             }
             Self::Raw { driver } => {
@@ -113,6 +124,9 @@ impl Contestant {
             }
             Self::Peer(index) => {
                 let peer = &PEERS[*index];
+                if need.service == Threads {
+                    return Err("no publishing from other threads".to_owned());
+                }
                 if !peer.services.contains(&need.service) {
                     return Err(format!("no {} in our program for it", need.service.name()));
                 }
@@ -124,6 +138,7 @@ impl Contestant {
                 }
                 words.push(existing(places.peers.join(peer.name))?);
                 words.extend(["--mode".into(), need.service.name().into()]);
+                words.extend(special(cell));
             }
         }
         if need.deflate != Off {
@@ -134,6 +149,20 @@ impl Contestant {
             words.extend(["--tls-key".into(), existing(places.peers.join("key.pem"))?]);
         }
         Ok(words)
+    }
+}
+
+/// What the services that only one cell needs are told.
+fn special(cell: &Cell) -> Vec<OsString> {
+    match cell.task {
+        Task::Subscriptions => vec!["--topics".into(), TOPICS.to_string().into()],
+        Task::Threads => vec![
+            "--publishers".into(),
+            PUBLISHERS.to_string().into(),
+            "--copies".into(),
+            (cell.depth / PUBLISHERS).to_string().into(),
+        ],
+        _ => Vec::new(),
     }
 }
 

@@ -12,7 +12,7 @@ use mio::Poll;
 
 use crate::args::{CountSyscalls, Traffic};
 use crate::batch::Batch;
-use crate::compare::cell::{Cell, Deflate, Task};
+use crate::compare::cell::{Cell, Deflate, TOPICS, Task};
 use crate::compare::contestant::{Contestant, Places};
 use crate::connect::Churn;
 use crate::dial::{Dialer, MODEST_CONCURRENCY};
@@ -69,6 +69,8 @@ pub(crate) enum Figure {
     FreshBytes,
     /// The same after one echo.
     UsedBytes,
+    /// Private dirty memory per subscription, in bytes.
+    SubscriptionBytes,
     P50,
     P99,
     P999,
@@ -162,7 +164,7 @@ pub(crate) fn measure(
             }
             for (number, contestant) in contestants.iter().enumerate() {
                 // Memory is that of a server that has done nothing else.
-                if cell.task == Task::Idle {
+                if matches!(cell.task, Task::Idle | Task::Subscriptions) {
                     servers[number] = None;
                 }
                 if servers[number].is_none() && result.absent[number].is_none() {
@@ -177,7 +179,7 @@ pub(crate) fn measure(
             }
             let mut bench = Bench { result, servers: &mut servers, manner, start };
             match (cell.task, tool) {
-                (Task::Idle, _) => bench.idle(&label, progress),
+                (Task::Idle | Task::Subscriptions, _) => bench.idle(&label, progress),
                 (Task::Calls, Some(tool)) => bench.calls(tool, &label, progress),
                 _ => bench.windows(&label, progress)?,
             }
@@ -231,7 +233,12 @@ impl Bench<'_> {
         let mut places = Vec::new();
         for number in self.present() {
             let (target, pid) = self.place(number)?;
-            let depth = if let Task::Latency(_) = cell.task { PACED_BATCH } else { cell.depth };
+            let depth = match cell.task {
+                Task::Latency(_) => PACED_BATCH,
+                // One message, of which the server makes many.
+                Task::Threads => 1,
+                _ => cell.depth,
+            };
             let batch = Batch::for_target(&target, cell.content, cell.size, depth)?;
             places.push((number, target, pid, batch));
         }
@@ -354,6 +361,16 @@ impl Bench<'_> {
         load.drain(crate::engine::PATIENCE)?;
         load.run_until(std::time::Instant::now() + HOLD, |_| {})?;
         let used = Memory::of(pid)?;
+        if cell.task == Task::Subscriptions {
+            // With the second message, every connection subscribes.
+            load.fill()?;
+            load.drain(crate::engine::PATIENCE)?;
+            load.run_until(std::time::Instant::now() + HOLD, |_| {})?;
+            let grown = Memory::of(pid)?.private_dirty as f64 - used.private_dirty as f64;
+            let bytes = grown / (cell.connections * TOPICS) as f64;
+            let figures = vec![(Figure::SubscriptionBytes, bytes)];
+            return Ok(Sample { figures, ..Sample::default() });
+        }
         load.abandon();
         let per_connection = |now: Memory| {
             (now.private_dirty as f64 - before.private_dirty as f64) / cell.connections as f64
@@ -384,8 +401,11 @@ fn open<'b>(
     let opened = dialer.open_all(&mut poll, cell.connections, MODEST_CONCURRENCY, progress)?;
     Ok(match cell.task {
         Task::Latency(rate) => Box::new(Pace::new(poll, opened, batch, false, rate)?),
-        Task::Relay => Box::new(Fan::new(poll, opened, batch, false, Traffic::Relay)?),
-        _ => Box::new(Fan::new(poll, opened, batch, false, Traffic::Broadcast)?),
+        Task::Relay => Box::new(Fan::new(poll, opened, batch, false, Traffic::Relay, 1)?),
+        Task::Threads => {
+            Box::new(Fan::new(poll, opened, batch, false, Traffic::Broadcast, cell.depth)?)
+        }
+        _ => Box::new(Fan::new(poll, opened, batch, false, Traffic::Broadcast, 1)?),
     })
 }
 

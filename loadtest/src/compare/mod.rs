@@ -46,7 +46,13 @@ pub(crate) fn run(options: &args::Compare, progress: &mut Progress) -> Result<Ou
             return Err(Failure::new(format!("CPU {cpu} is missing or not allowed")));
         }
     }
-    let contestants = choose(&options.who)?;
+    let contestants = match options.suite {
+        // The budget speaks of nobody else.
+        args::Suite::Budget if options.who.is_empty() => {
+            choose(&["wirelane", "raw"].map(str::to_owned))?
+        }
+        _ => choose(&options.who)?,
+    };
     let cells = cells(options)?;
     let places = places(options)?;
     if options.build && options.peers.is_none() {
@@ -62,6 +68,11 @@ pub(crate) fn run(options: &args::Compare, progress: &mut Progress) -> Result<Ou
         window: options.window,
         server_cpu: options.server_cpu,
     };
+    let minutes = estimate(&cells, contestants.len(), &manner).as_secs_f64() / 60.0;
+    progress.note(|| {
+        let (cells, servers) = (cells.len(), contestants.len());
+        format!("{cells} cells of {servers} servers: windows of about {minutes:.1} minutes")
+    });
     let results = measure(&contestants, &cells, &places, &manner, progress)?;
     if results.iter().all(|result| result.rounds.iter().flatten().all(Option::is_none)) {
         let reasons = results.iter().flat_map(|result| contestants.iter().zip(&result.absent));

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use crate::environment::{environment, heading};
 use crate::failure::{Context, Failure};
 use crate::plot::{self, Picture};
-use crate::report::{environment, heading};
 
 /// Files of one run, all with the same beginning: the date and time.
 #[derive(Debug)]

@@ -1,7 +1,7 @@
 //! Rounds in, medians and paired ratios out.
 
 use crate::compare::measure::{CellResult, Figure, Round, disturbance, is_disturbed};
-use crate::report::median;
+use crate::text::median;
 
 /// Fewer quiet rounds than this say nothing.
 const LEAST_ROUNDS: usize = 3;

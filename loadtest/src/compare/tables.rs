@@ -8,7 +8,8 @@ use crate::compare::contestant::BASELINE;
 use crate::compare::measure::{CellResult, Figure};
 use crate::compare::summary::{is_saturated, kept, summarise};
 use crate::compare::{budget, estimate};
-use crate::report::{aligned, environment, grouped};
+use crate::environment::environment;
+use crate::text::{aligned, grouped};
 
 /// One table of the output: a figure over all cells that have it.
 struct View {
@@ -54,6 +55,13 @@ const VIEWS: &[View] = &[
         figure: Figure::UsedBytes,
         scale: 1.0,
         decimals: 0,
+        unit: "B",
+    },
+    View {
+        title: "Private memory per subscription (less is better)",
+        figure: Figure::SubscriptionBytes,
+        scale: 1.0,
+        decimals: 1,
         unit: "B",
     },
     View {
@@ -218,12 +226,13 @@ pub(crate) fn json(outcome: &Outcome) -> Value {
     })
 }
 
-const FIGURES: [(Figure, &str); 9] = [
+const FIGURES: [(Figure, &str); 10] = [
     (Figure::PerSecond, "per_second"),
     (Figure::CpuNs, "cpu_ns"),
     (Figure::Calls, "calls_per_message"),
     (Figure::FreshBytes, "fresh_bytes_per_connection"),
     (Figure::UsedBytes, "used_bytes_per_connection"),
+    (Figure::SubscriptionBytes, "bytes_per_subscription"),
     (Figure::P50, "p50_ns"),
     (Figure::P99, "p99_ns"),
     (Figure::P999, "p99.9_ns"),

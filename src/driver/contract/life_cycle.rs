@@ -301,6 +301,6 @@ pub(in crate::driver) fn two_thousand_connections_leave_nothing<L: Lab>() {
     rig.expect_received(id, b"last");
 }
 
-fn open_descriptors() -> usize {
+pub(super) fn open_descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count()
 }

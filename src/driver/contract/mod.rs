@@ -9,10 +9,12 @@ use super::lab::Lab;
 
 mod bytes;
 mod life_cycle;
+mod outgoing;
 mod turns;
 
 pub(super) use bytes::*;
 pub(super) use life_cycle::*;
+pub(super) use outgoing::*;
 pub(super) use turns::*;
 
 /// Declares the whole list for one lab.
@@ -49,10 +51,16 @@ macro_rules! contract_tests {
             no_wake_is_lost
             wait_keeps_its_timeout
             the_peer_address_is_the_peers
+            an_outgoing_connection_moves_bytes_both_ways
+            what_the_other_side_says_first_comes_behind_connected
+            where_nobody_listens_connecting_fails
+            an_attempt_can_be_given_up
+            a_slot_is_reused_by_the_next_attempt
         }
         $crate::driver::contract::contract_tests! { @alone $lab;
             accepting_pauses_without_descriptors
             two_thousand_connections_leave_nothing
+            five_hundred_attempts_leave_nothing
         }
     };
     (@list $lab:ty; $($name:ident)*) => {

@@ -8,6 +8,7 @@ use std::os::fd::AsFd;
 use socket2::Socket;
 
 use super::super::calls;
+use super::super::socket::finish_connect;
 use super::super::token::KernelToken;
 use super::super::{ConnectionId, Event, HEADROOM, ReceiveMemory};
 use super::set::Readiness;
@@ -54,6 +55,10 @@ impl Flags {
     const QUEUED: Self = Self(1 << 8);
     /// In `released`.
     const CLOSING: Self = Self(1 << 9);
+    /// Neither `Connected` nor `Failed` was reported of a socket that we connect.
+    const CONNECTING: Self = Self(1 << 10);
+    /// One of the two is due.
+    const CONNECT_DONE: Self = Self(1 << 11);
 
     const fn has(self, other: Self) -> bool {
         self.0 & other.0 != 0
@@ -121,6 +126,14 @@ impl Slot {
         self.flags.clear(Flags::PAUSED);
     }
 
+    /// The socket is on its way to its remote end, or has arrived there already.
+    pub(super) fn note_connecting(&mut self, arrived: bool) {
+        self.flags.set(Flags::CONNECTING);
+        if arrived {
+            self.flags.set(Flags::CONNECT_DONE);
+        }
+    }
+
     pub(super) fn close(&mut self) {
         // Closing the descriptor also ends its registration: no epoll_ctl.
         self.socket = None;
@@ -134,6 +147,9 @@ impl Slot {
 
     /// Whether `step` would do something.
     pub(super) fn wants_turn(&self) -> bool {
+        if self.flags.has(Flags::CONNECTING) {
+            return self.flags.has(Flags::CONNECT_DONE);
+        }
         !self.flags.has(Flags::DEAD)
             && (self.wants_input()
                 || self.flags.has(Flags::WRITABLE)
@@ -163,6 +179,9 @@ impl Slot {
         }
         if error {
             flags.set(Flags::ERROR);
+        }
+        if flags.has(Flags::CONNECTING) && (event.is_writable() || closed || error) {
+            flags.set(Flags::CONNECT_DONE);
         }
         // A hang-up also ends the wait for room: the next send answers with the error. Room that
         // no send asked for is not worth an event.
@@ -225,6 +244,9 @@ impl Slot {
         memory: &mut ReceiveMemory,
         receive_len: usize,
     ) -> (Option<Step>, bool) {
+        if self.flags.has(Flags::CONNECTING) {
+            return (self.finish_connecting(id), false);
+        }
         let reads = self.wants_input();
         // What a peer said before it reset the connection may explain the reset: read first then.
         if self.flags.has(Flags::WRITABLE) && !(self.flags.has(Flags::ERROR) && reads) {
@@ -244,6 +266,19 @@ impl Slot {
             }
         }
         (None, false)
+    }
+
+    /// The socket has arrived, or it never will.
+    fn finish_connecting(&mut self, id: ConnectionId) -> Option<Step> {
+        self.flags.clear(Flags::CONNECTING);
+        self.flags.clear(Flags::CONNECT_DONE);
+        Some(Step::Other(match finish_connect(self.socket()?) {
+            Ok(()) => Event::Connected(id),
+            Err(error) => {
+                self.flags.set(Flags::DEAD);
+                Event::Failed(id, error)
+            }
+        }))
     }
 
     /// One read for an edge that says no more than input. `None` if anything is unusual: then the

@@ -43,9 +43,11 @@ use std::sync::Arc;
 use socket2::Socket;
 
 use super::calls;
+use super::socket::begin_connect;
 use super::token::{KernelToken, Operation};
 use super::{
-    AcceptedSocket, ConnectionId, Driver, DriverStats, Event, HEADROOM, ReceiveMemory, Waker,
+    AcceptedSocket, ConnectionId, Driver, DriverStats, Event, HEADROOM, ReceiveMemory, Remote,
+    Waker,
 };
 
 mod accept;
@@ -180,6 +182,23 @@ impl Epoll {
         Some((id, len))
     }
 
+    /// Registers a socket and gives it the slot of `id`.
+    fn settle(&mut self, id: ConnectionId, socket: Socket) -> io::Result<&mut Slot> {
+        if self.slots.len() <= id.slot() {
+            self.slots.resize_with(id.slot() + 1, Slot::default);
+        }
+        let slot = &mut self.slots[id.slot()];
+        if !slot.is_free() {
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the slot is not free"));
+        }
+        // Input that is there already makes an edge of its own.
+        let token = KernelToken::of(Operation::Receive, id);
+        self.set.add(socket.as_fd(), token, Interest::Both)?;
+        *slot = Slot::new(id, socket);
+        self.stats.sockets += 1;
+        Ok(slot)
+    }
+
     fn step(&mut self, memory: &mut ReceiveMemory) -> Option<Step> {
         loop {
             if std::mem::take(&mut self.woken) {
@@ -252,18 +271,17 @@ impl Driver for Epoll {
             #[cfg(test)]
             AcceptedSocket::Simulated(_) => return Err(io::ErrorKind::Unsupported.into()),
         };
-        if self.slots.len() <= id.slot() {
-            self.slots.resize_with(id.slot() + 1, Slot::default);
+        self.settle(id, socket).map(|_slot| ())
+    }
+
+    fn connect(&mut self, id: ConnectionId, remote: &Remote) -> io::Result<()> {
+        // Registered when it has begun: a socket that has not would make an edge of its own.
+        let (socket, arrived) = begin_connect(remote)?;
+        let slot = self.settle(id, socket)?;
+        slot.note_connecting(arrived);
+        if slot.wants_turn() && slot.enqueue() {
+            self.ready.push_back(KernelToken::of(Operation::Receive, id));
         }
-        let slot = &mut self.slots[id.slot()];
-        if !slot.is_free() {
-            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the slot is not free"));
-        }
-        // Input that is there already makes an edge of its own.
-        let token = KernelToken::of(Operation::Receive, id);
-        self.set.add(socket.as_fd(), token, Interest::Both)?;
-        *slot = Slot::new(id, socket);
-        self.stats.sockets += 1;
         Ok(())
     }
 

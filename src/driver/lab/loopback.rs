@@ -5,7 +5,7 @@
 use std::io::{self, Read, Write};
 use std::marker::PhantomData;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::{DEADLINE, Lab, Peer, PeerView, Skip};
 use crate::driver::listener::{self, ListenAddr, ListenOptions};
-use crate::driver::{Driver, ReceiveMemory};
+use crate::driver::{Driver, ReceiveMemory, Remote};
 
 /// A driver over real sockets, for [`Loopback`].
 pub(in crate::driver) trait RealDriver {
@@ -29,6 +29,10 @@ pub(in crate::driver) struct Loopback<D> {
     addr: ListenAddr,
     directory: Option<PathBuf>,
     limit_before: Option<libc::rlimit>,
+    /// What the driver connects to.
+    upstream: Option<Socket>,
+    /// A listener that accepts nobody, and the connections that fill its backlog.
+    crowd: Vec<Socket>,
     driver: PhantomData<D>,
 }
 
@@ -52,7 +56,14 @@ impl<D: RealDriver> Lab for Loopback<D> {
         let listener = listener::bind(&wanted, &ListenOptions::default()).unwrap();
         let addr = listener::local_addr(&listener).unwrap();
         driver.listen(listener).unwrap();
-        let lab = Self { addr, directory, limit_before: None, driver: PhantomData };
+        let lab = Self {
+            addr,
+            directory,
+            limit_before: None,
+            upstream: None,
+            crowd: Vec::new(),
+            driver: PhantomData,
+        };
         Ok((lab, driver, memory))
     }
 
@@ -79,6 +90,45 @@ impl<D: RealDriver> Lab for Loopback<D> {
         Some(SocketPeer(socket))
     }
 
+    fn remote(&mut self) -> Remote {
+        let directory = self.directory.clone();
+        let upstream = self.upstream.get_or_insert_with(|| listening(directory.as_deref(), 1024));
+        upstream.set_nonblocking(true).unwrap();
+        remote_of(upstream)
+    }
+
+    fn nobody(&mut self) -> Remote {
+        // Whatever number the kernel gave is free again, and this process has no use for it.
+        match &self.directory {
+            Some(directory) => Remote::Unix(directory.join("nobody")),
+            None => remote_of(&listening(None, 1)),
+        }
+    }
+
+    fn nowhere(&mut self) -> Option<Remote> {
+        if D::UNIX {
+            return None;
+        }
+        let listener = listening(None, 0);
+        let remote = remote_of(&listener);
+        let addr = listener.local_addr().unwrap();
+        // Once the backlog is full the kernel answers no SYN any more.
+        for _ in 0..4 {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+            socket.set_nonblocking(true).unwrap();
+            let _ = socket.connect(&addr);
+            self.crowd.push(socket);
+        }
+        self.crowd.push(listener);
+        Some(remote)
+    }
+
+    fn accept(&mut self) -> Option<SocketPeer> {
+        let (socket, _) = self.upstream.as_ref()?.accept().ok()?;
+        socket.set_nonblocking(true).unwrap();
+        Some(SocketPeer(socket))
+    }
+
     fn refuse_accepts(&mut self, refuse: bool) {
         let limit = if refuse {
             let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
@@ -96,6 +146,27 @@ impl<D: RealDriver> Lab for Loopback<D> {
         // SAFETY: `limit` is valid for reads.
         let result = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) };
         assert_eq!(result, 0);
+    }
+}
+
+/// A listener: in this directory, or on a free port of the loopback interface.
+fn listening(directory: Option<&Path>, backlog: i32) -> Socket {
+    let (domain, addr) = match directory {
+        Some(directory) => (Domain::UNIX, SockAddr::unix(directory.join("upstream")).unwrap()),
+        None => (Domain::IPV4, SocketAddr::from(([127, 0, 0, 1], 0)).into()),
+    };
+    let socket = Socket::new(domain, Type::STREAM, None).unwrap();
+    socket.bind(&addr).unwrap();
+    socket.listen(backlog).unwrap();
+    socket
+}
+
+fn remote_of(listener: &Socket) -> Remote {
+    let addr = listener.local_addr().unwrap();
+    match (addr.as_socket(), addr.as_pathname()) {
+        (Some(addr), _) => Remote::Ip(addr),
+        (None, Some(path)) => Remote::Unix(path.to_owned()),
+        (None, None) => unreachable!("bound to one of the two"),
     }
 }
 

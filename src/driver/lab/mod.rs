@@ -9,7 +9,7 @@ use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::{AcceptedSocket, ConnectionId, Driver, Event, ReceiveMemory};
+use super::{AcceptedSocket, ConnectionId, Driver, Event, ReceiveMemory, Remote};
 
 mod loopback;
 
@@ -42,6 +42,18 @@ pub(super) trait Lab: Sized {
     /// A peer that has connected, but that the driver need not have accepted yet. `None` when
     /// nobody listens.
     fn connect(&mut self) -> Option<Self::Peer>;
+
+    /// Where somebody listens, whom the driver can connect to.
+    fn remote(&mut self) -> Remote;
+
+    /// Where nobody does: connecting is refused.
+    fn nobody(&mut self) -> Remote;
+
+    /// Where connecting neither succeeds nor fails; `None` if this network knows no such place.
+    fn nowhere(&mut self) -> Option<Remote>;
+
+    /// The other end of a connection that the driver has made to `remote`.
+    fn accept(&mut self) -> Option<Self::Peer>;
 
     /// From now on accepting fails as it does without descriptors (EMFILE), or works again. This
     /// may concern the whole process: tests that use it run in a process of their own.
@@ -79,6 +91,8 @@ pub(super) trait Peer {
 /// What the worker knows about one connection, dead ones included.
 #[derive(Debug, Default)]
 pub(super) struct Connection {
+    /// The driver connects, and has not said what came of it.
+    pub(super) connecting: bool,
     pub(super) received: Vec<u8>,
     pub(super) ended: bool,
     pub(super) failed: bool,
@@ -130,13 +144,38 @@ impl Worker {
         };
         assert!(!connection.closed, "{what} after close of {id:?}");
         assert!(!connection.is_dead(), "{what} after the death of {id:?}");
+        let ends = matches!(what, "Connected" | "Failed");
+        assert!(ends || !connection.connecting, "{what} before {id:?} has connected");
         connection
     }
 
     /// Adopts the socket that was accepted first, under a slot that is free, a used one if any.
     pub(super) fn adopt_next(&mut self) -> ConnectionId {
         let socket = self.newcomers.pop_front().expect("a socket was accepted");
-        let id = match self.free.pop() {
+        let id = self.free_id();
+        self.driver.adopt(id, socket).expect("adopt");
+        assert!(self.connections.insert(id, Connection::default()).is_none());
+        id
+    }
+
+    /// Begins to connect, under a slot that is free.
+    ///
+    /// # Errors
+    ///
+    /// Those of the driver; the slot stays free then.
+    pub(super) fn connect(&mut self, remote: &Remote) -> io::Result<ConnectionId> {
+        let id = self.free_id();
+        if let Err(error) = self.driver.connect(id, remote) {
+            self.free.push(id);
+            return Err(error);
+        }
+        let connecting = Connection { connecting: true, ..Connection::default() };
+        assert!(self.connections.insert(id, connecting).is_none());
+        Ok(id)
+    }
+
+    fn free_id(&mut self) -> ConnectionId {
+        match self.free.pop() {
             Some(old) => {
                 let slot = u32::try_from(old.slot()).unwrap();
                 ConnectionId::new(Self::NUMBER, slot, old.generation() + 1)
@@ -145,10 +184,7 @@ impl Worker {
                 self.slots += 1;
                 ConnectionId::new(Self::NUMBER, self.slots - 1, 0)
             }
-        };
-        self.driver.adopt(id, socket).expect("adopt");
-        assert!(self.connections.insert(id, Connection::default()).is_none());
-        id
+        }
     }
 
     /// Sends, and keeps what the driver does not take until `Writable`.
@@ -199,6 +235,11 @@ impl Worker {
     fn note(&mut self, event: &Event<'_>, memory_len: usize) {
         match event {
             Event::Accepted(_) => {}
+            Event::Connected(id) => {
+                let connection = self.open_connection(*id, "Connected");
+                assert!(connection.connecting, "Connected without connect, or twice");
+                connection.connecting = false;
+            }
             Event::Received { id, bytes } => {
                 let connection = self.open_connection(*id, "Received");
                 assert!(!connection.ended, "Received after Ended");
@@ -215,7 +256,11 @@ impl Worker {
                 assert!(!connection.ended, "Ended came twice");
                 connection.ended = true;
             }
-            Event::Failed(id, _) => self.open_connection(*id, "Failed").failed = true,
+            Event::Failed(id, _) => {
+                let connection = self.open_connection(*id, "Failed");
+                connection.connecting = false;
+                connection.failed = true;
+            }
             Event::Writable(id) => {
                 let connection = self.open_connection(*id, "Writable");
                 assert!(connection.writable_due, "Writable without a short send");
@@ -348,6 +393,19 @@ impl<L: Lab> Rig<L> {
         let peer = self.lab.connect().expect("somebody listens");
         self.until("accept", |rig| !rig.worker.newcomers.is_empty());
         (self.worker.adopt_next(), peer)
+    }
+
+    /// The driver connects to the remote of the lab.
+    pub(super) fn connect_out(&mut self) -> (ConnectionId, L::Peer) {
+        let remote = self.lab.remote();
+        let id = self.worker.connect(&remote).expect("somebody listens");
+        let mut peer = None;
+        self.until("Connected", |rig| {
+            peer = peer.take().or_else(|| rig.lab.accept());
+            !rig.worker.connection(id).connecting && peer.is_some()
+        });
+        assert!(!self.worker.connection(id).is_dead());
+        (id, peer.expect("just seen"))
     }
 
     /// The peer sends all of this while the driver turns.

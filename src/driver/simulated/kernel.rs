@@ -13,7 +13,7 @@
 use super::faults::{Counts, Faults};
 use super::reports::{Completion, Tenant};
 use super::seeds::{FNV_OFFSET, fnv, number};
-use super::{Random, ReadRate, Seen};
+use super::{Random, ReadRate, Reception, Seen};
 use crate::driver::token::ConnectionId;
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::fmt;
@@ -42,6 +42,8 @@ pub(super) enum Happening {
     Writable(ConnectionId),
     /// The last operation of a closed connection came back.
     Release(ConnectionId),
+    /// A connection that the worker makes has reached the other side.
+    Reach(ConnectionId),
 }
 
 /// Where the server's end of a connection is.
@@ -106,6 +108,10 @@ pub(super) struct Kernel {
     /// By slot; from `adopt` until `Released` was handed out.
     pub(super) tenants: BTreeMap<usize, Tenant>,
     pub(super) used_ids: HashSet<ConnectionId>,
+    /// What the worker meets where it connects to; nobody listens anywhere else.
+    pub(super) remotes: BTreeMap<SocketAddr, Reception>,
+    /// Connections that the worker made and no test has taken.
+    pub(super) reached: VecDeque<u32>,
     pub(super) completions: VecDeque<Completion>,
     /// Completions that the next harvest picks up: releases and late news of closed connections.
     pub(super) loose: VecDeque<Completion>,
@@ -146,6 +152,8 @@ impl Kernel {
             descriptors: 0,
             tenants: BTreeMap::new(),
             used_ids: HashSet::new(),
+            remotes: BTreeMap::new(),
+            reached: VecDeque::new(),
             completions: VecDeque::new(),
             loose: VecDeque::new(),
             turn_over: true,
@@ -218,13 +226,14 @@ impl Kernel {
                 }
                 Happening::Writable(id) => self.becomes_writable(id),
                 Happening::Release(id) => self.loose.push_back(Completion::Released(id)),
+                Happening::Reach(id) => self.reach(id),
             }
         }
         self.now_ms = self.now_ms.max(target_ms);
         happened
     }
 
-    fn later(&mut self) -> u64 {
+    pub(super) fn later(&mut self) -> u64 {
         self.now_ms + self.random.up_to(self.faults.delay_ms)
     }
 

@@ -28,6 +28,14 @@ impl<const SEED: u64> Simulation<SEED> {
     }
 }
 
+impl<const SEED: u64> Simulation<SEED> {
+    fn place(&self, port: u16, reception: Reception) -> Remote {
+        let addr = SocketAddr::from(([192, 0, 2, 1], port));
+        self.0.receive_at(addr, reception);
+        Remote::Ip(addr)
+    }
+}
+
 impl<const SEED: u64> Lab for Simulation<SEED> {
     type Peer = Client;
 
@@ -46,6 +54,24 @@ impl<const SEED: u64> Lab for Simulation<SEED> {
         peer.set_read_rate(ReadRate::Stopped);
         let refused = peer.seen() != Seen::Open;
         (!refused).then_some(Client { peer, finished: false })
+    }
+
+    fn remote(&mut self) -> Remote {
+        self.place(1, Reception::Accept)
+    }
+
+    fn nobody(&mut self) -> Remote {
+        self.place(2, Reception::Refuse)
+    }
+
+    fn nowhere(&mut self) -> Option<Remote> {
+        Some(self.place(3, Reception::Ignore))
+    }
+
+    fn accept(&mut self) -> Option<Client> {
+        let peer = self.0.reached()?;
+        peer.set_read_rate(ReadRate::Stopped);
+        Some(Client { peer, finished: false })
     }
 
     fn refuse_accepts(&mut self, refuse: bool) {

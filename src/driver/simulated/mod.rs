@@ -39,7 +39,8 @@ pub(crate) use seeds::for_each_seed;
 
 use super::memory::Region;
 use super::{
-    AcceptedSocket, ConnectionId, Driver, DriverStats, Event, HEADROOM, ReceiveMemory, Waker,
+    AcceptedSocket, ConnectionId, Driver, DriverStats, Event, HEADROOM, ReceiveMemory, Remote,
+    Waker,
 };
 use kernel::{Kernel, ServerEnd};
 use reports::Completion;
@@ -78,6 +79,16 @@ pub(crate) enum ReadRate {
     BytesPerMs(usize),
     /// Not at all: the send buffer fills, and neither bytes nor a FIN are seen.
     Stopped,
+}
+
+/// What a connection of the worker's own making meets at the other side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reception {
+    /// Somebody who listens; see [`Network::reached`].
+    Accept,
+    Refuse,
+    /// Nothing at all.
+    Ignore,
 }
 
 /// What a peer has seen of its connection's end.
@@ -146,6 +157,17 @@ impl Network {
         kernel.descriptors += 1;
         let socket = AcceptedSocket::Simulated(kernel.hand_out(link));
         (socket, Peer { network: self.clone(), link })
+    }
+
+    /// What the worker meets from now on where it connects to this address.
+    pub(crate) fn receive_at(&self, addr: SocketAddr, reception: Reception) {
+        self.0.borrow_mut().remotes.insert(addr, reception);
+    }
+
+    /// The other end of the next connection that the worker has made, the earliest first.
+    pub(crate) fn reached(&self) -> Option<Peer> {
+        let link = self.0.borrow_mut().reached.pop_front()?;
+        Some(Peer { network: self.clone(), link })
     }
 
     /// Lets time pass without the worker: it finds everything at once, as after a long stall.
@@ -320,6 +342,10 @@ impl Driver for Simulated {
         }
     }
 
+    fn connect(&mut self, id: ConnectionId, remote: &Remote) -> io::Result<()> {
+        self.network.0.borrow_mut().connect_out(id, remote)
+    }
+
     fn send(&mut self, id: ConnectionId, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         self.network.0.borrow_mut().send(id, slices)
     }
@@ -373,6 +399,7 @@ impl Driver for Simulated {
                 kernel.note_bytes("Received", id, bytes);
                 return Some(Event::Received { id, bytes });
             }
+            Completion::Connected(id) => Event::Connected(id),
             Completion::Ended(id) => Event::Ended(id),
             Completion::Failed(id, errno) => Event::Failed(id, io::Error::from_raw_os_error(errno)),
             Completion::Writable(id) => Event::Writable(id),

@@ -4,8 +4,8 @@
 //! handed out one by one, so that a close or a pause between two of them meets news that is
 //! already on its way. Never: news of a connection that the worker has closed.
 
-use super::Seen;
 use super::kernel::{Happening, Kernel, ServerEnd, take_front};
+use super::{Reception, Seen};
 use crate::driver::token::ConnectionId;
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::Ordering;
@@ -21,6 +21,7 @@ const MAX_READS: usize = 4;
 #[derive(Debug)]
 pub(super) enum Completion {
     Accepted(u32),
+    Connected(ConnectionId),
     AcceptFailed(i32),
     Received(ConnectionId, Vec<u8>),
     Ended(ConnectionId),
@@ -36,7 +37,8 @@ impl Completion {
     /// The connection that it is about.
     fn id(&self) -> Option<ConnectionId> {
         match self {
-            Completion::Received(id, _)
+            Completion::Connected(id)
+            | Completion::Received(id, _)
             | Completion::Ended(id)
             | Completion::Failed(id, _)
             | Completion::Writable(id)
@@ -56,6 +58,8 @@ impl Completion {
 pub(super) struct Tenant {
     pub(super) id: ConnectionId,
     pub(super) link: u32,
+    /// The worker makes this connection, and has not been told that it succeeded.
+    pub(super) connecting: bool,
     /// `close` was called.
     pub(super) closed: bool,
     /// `Failed` or an error of `send` was handed out: only `Released` may follow.
@@ -121,6 +125,7 @@ impl Kernel {
         let failed_while_paused = link.failure.is_some() && tenant.resets_through_pause;
         !tenant.closed
             && !tenant.dead
+            && !tenant.connecting
             && ((may_read && readable) || failed_while_paused || tenant.writable_ready)
     }
 
@@ -233,6 +238,24 @@ impl Kernel {
         }
     }
 
+    /// A connection that the worker makes has reached the other side, which accepts it or not.
+    pub(super) fn reach(&mut self, id: ConnectionId) {
+        let tenant = self.tenants.get(&id.slot()).filter(|tenant| tenant.id == id);
+        let Some(Tenant { link, closed: false, .. }) = tenant else { return };
+        let link = *link;
+        match self.remotes.get(&self.links[link as usize].addr) {
+            Some(Reception::Accept) => {
+                self.reached.push_back(link);
+                self.loose.push_back(Completion::Connected(id));
+            }
+            Some(Reception::Ignore) => {}
+            None | Some(Reception::Refuse) => {
+                self.links[link as usize].seen = Seen::Reset;
+                self.loose.push_back(Completion::Failed(id, libc::ECONNREFUSED));
+            }
+        }
+    }
+
     pub(super) fn offer_writable(&mut self, link: u32) {
         let ServerEnd::Adopted(id) = self.links[link as usize].server else { return };
         if self.room(link) == 0 {
@@ -285,6 +308,10 @@ impl Kernel {
                 _ if tenant.dead => {}
                 Completion::Failed(..) => {
                     tenant.dead = true;
+                    return Some(completion);
+                }
+                Completion::Connected(_) => {
+                    tenant.connecting = false;
                     return Some(completion);
                 }
                 _ => return Some(completion),

@@ -64,6 +64,7 @@ impl Echo {
                     assert!(!std::mem::replace(ended, true), "Ended comes once");
                     self.flush(id);
                 }
+                Event::Connected(id) => unreachable!("nobody connects {id:?}"),
                 Event::Writable(id) => self.flush(id),
                 Event::Failed(id, _) => self.close(id),
                 Event::Released(id) => {

@@ -3,9 +3,10 @@
 //! In: verbs. Out: changes of the invented kernel. Never: a verb that breaks the contract
 //! without a panic that names the seed.
 
-use super::Socket;
 use super::kernel::{Happening, Kernel, ServerEnd};
 use super::reports::{Completion, Tenant};
+use super::{Seen, Socket};
+use crate::driver::Remote;
 use crate::driver::token::ConnectionId;
 use std::collections::VecDeque;
 use std::fmt;
@@ -20,19 +21,45 @@ impl Kernel {
     pub(super) fn adopt(&mut self, id: ConnectionId, socket: Socket) -> io::Result<()> {
         let link = socket.number;
         self.note(format_args!("adopt {id:?} socket {link}"));
-        if let Some(tenant) = self.tenants.get(&id.slot()) {
-            let other = tenant.id;
-            self.violated(format_args!("adopt {id:?}, but {other:?} has not been released"));
-        }
-        if self.used_ids.contains(&id) {
-            self.violated(format_args!("adopt {id:?}, a generation that was used before"));
-        }
+        self.check_vacancy(id, "adopt");
         if self.random.chance(self.faults.adopt_failure) {
             // The socket is dropped here, and found closed by `close_dropped`.
             self.counts.adopt_failures += 1;
             return Err(io::Error::from_raw_os_error(libc::ENOMEM));
         }
         self.handed_out.retain(|(other, _)| *other != link);
+        self.settle(id, link, false);
+        Ok(())
+    }
+
+    pub(super) fn connect_out(&mut self, id: ConnectionId, remote: &Remote) -> io::Result<()> {
+        self.note(format_args!("connect {id:?} to {remote}"));
+        self.check_vacancy(id, "connect");
+        let Remote::Ip(addr) = remote else { return Err(io::ErrorKind::Unsupported.into()) };
+        if self.random.chance(self.faults.adopt_failure) {
+            self.counts.adopt_failures += 1;
+            return Err(io::Error::from_raw_os_error(libc::ENETUNREACH));
+        }
+        let link = self.add_link(*addr, ServerEnd::Connecting);
+        self.descriptors += 1;
+        self.settle(id, link, true);
+        let due = self.later();
+        self.schedule(due, Happening::Reach(id));
+        Ok(())
+    }
+
+    /// The slot must be free, and the generation new.
+    fn check_vacancy(&self, id: ConnectionId, verb: &str) {
+        if let Some(tenant) = self.tenants.get(&id.slot()) {
+            let other = tenant.id;
+            self.violated(format_args!("{verb} {id:?}, but {other:?} has not been released"));
+        }
+        if self.used_ids.contains(&id) {
+            self.violated(format_args!("{verb} {id:?}, a generation that was used before"));
+        }
+    }
+
+    fn settle(&mut self, id: ConnectionId, link: u32, connecting: bool) {
         self.used_ids.insert(id);
         self.links[link as usize].server = ServerEnd::Adopted(id);
         let resets_through_pause = self.random.chance(500);
@@ -41,6 +68,7 @@ impl Kernel {
             Tenant {
                 id,
                 link,
+                connecting,
                 closed: false,
                 dead: false,
                 ended: false,
@@ -53,7 +81,6 @@ impl Kernel {
                 writable_ready: false,
             },
         );
-        Ok(())
     }
 
     pub(super) fn send(&mut self, id: ConnectionId, slices: &[IoSlice<'_>]) -> io::Result<usize> {
@@ -152,9 +179,19 @@ impl Kernel {
     }
 
     pub(super) fn close(&mut self, id: ConnectionId) {
-        let tenant = self.live(id, "close");
+        let tenant = self.live_or_connecting(id, "close");
         tenant.closed = true;
         let link = tenant.link;
+        if std::mem::take(&mut tenant.connecting) && !self.reached.contains(&link) {
+            // Nobody on the other side ever heard of it.
+            self.links[link as usize].seen = Seen::Reset;
+        }
+        // What came of an attempt is not gathered any more once that may meet the `Released`.
+        let before = self.loose.len();
+        self.loose.retain(|completion| {
+            !matches!(completion, Completion::Connected(of) | Completion::Failed(of, _) if *of == id)
+        });
+        self.stale_events += (before - self.loose.len()) as u64;
         self.close_link(link);
         if self.random.chance(self.faults.stale) {
             self.loose.push_back(Completion::Stale(id));
@@ -238,6 +275,14 @@ impl Kernel {
 
     /// The tenant that a verb may be used on.
     fn live(&mut self, id: ConnectionId, verb: &str) -> &mut Tenant {
+        if self.live_or_connecting(id, verb).connecting {
+            self.violated(format_args!("{verb} on {id:?}, which is not connected"));
+        }
+        self.tenant(id)
+    }
+
+    /// The tenant that may be closed.
+    fn live_or_connecting(&mut self, id: ConnectionId, verb: &str) -> &mut Tenant {
         self.note(format_args!("{verb} {id:?}"));
         match self.tenants.get(&id.slot()) {
             Some(tenant) if tenant.id == id && !tenant.closed => {}

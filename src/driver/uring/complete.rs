@@ -18,6 +18,7 @@ use socket2::Socket;
 
 use super::user_data::{Operation, UserData};
 use super::{AcceptState, Phase, ReceiveState, Uring};
+use crate::driver::socket::finish_connect;
 use crate::driver::{AcceptedSocket, ConnectionId, Event};
 
 /// What one completion amounts to.
@@ -127,6 +128,15 @@ impl Uring {
             }
         };
         slot.polling = more;
+        if slot.phase == Phase::Connecting {
+            let id = ConnectionId::new(slot.worker, index, slot.generation);
+            let outcome = match (&slot.socket, result) {
+                (_, ..0) => Err(io::Error::from_raw_os_error(-result)),
+                (Some(socket), _) => finish_connect(socket),
+                (None, _) => Err(io::ErrorKind::NotConnected.into()),
+            };
+            return Outcome::Event(self.connected(id, outcome));
+        }
         if !matches!(slot.phase, Phase::Open | Phase::Ended) {
             self.release_if_idle(index);
             return Outcome::Nothing;
@@ -149,6 +159,28 @@ impl Uring {
             self.arm_writable(index);
         }
         Outcome::Nothing
+    }
+
+    /// A socket has arrived at its remote end, or never will.
+    pub(super) fn connected(
+        &mut self,
+        id: ConnectionId,
+        outcome: io::Result<()>,
+    ) -> Event<'static> {
+        let slot = &mut self.slots[id.slot()];
+        // Operations on a non-blocking socket would not wait.
+        make_blocking(slot.socket.as_ref());
+        match outcome {
+            Ok(()) => {
+                slot.phase = Phase::Open;
+                self.receive_on(id.slot() as u32);
+                Event::Connected(id)
+            }
+            Err(error) => {
+                slot.phase = Phase::Failed;
+                Event::Failed(id, error)
+            }
+        }
     }
 
     fn complete_accept(&mut self, user_data: UserData, result: i32, flags: u32) -> Outcome {

@@ -44,7 +44,10 @@ use self::buffers::Buffers;
 use self::complete::{Outcome, accepted};
 use self::user_data::{Operation, UserData};
 use super::calls;
-use super::{AcceptedSocket, ConnectionId, Driver, DriverStats, Event, ReceiveMemory, Waker};
+use super::socket::begin_connect;
+use super::{
+    AcceptedSocket, ConnectionId, Driver, DriverStats, Event, ReceiveMemory, Remote, Waker,
+};
 
 mod buffers;
 mod complete;
@@ -137,6 +140,8 @@ pub(crate) struct Uring {
     lent: Option<u16>,
     /// `Released` events to be handed out.
     released: VecDeque<ConnectionId>,
+    /// Sockets that had arrived as soon as they began to connect.
+    arrived: VecDeque<ConnectionId>,
     /// Slots and generations that found no buffer and got nothing before, in this order.
     starved: VecDeque<(u32, u32)>,
     /// The same for those that emptied the ring themselves: they are served after `starved`, or
@@ -164,7 +169,8 @@ struct Slot {
     receive: ReceiveState,
     /// What the worker wants: `false` between `pause_reading` and `resume_reading`.
     reading: bool,
-    /// Whether a poll for room is in flight: from the first short send on, to the end.
+    /// Whether a poll for room is in flight: while connecting, and from the first short send on to
+    /// the end.
     polling: bool,
     /// Whether the worker waits for `Writable`.
     writable_due: bool,
@@ -179,6 +185,8 @@ const _: () = assert!(size_of::<Slot>() <= 16);
 enum Phase {
     /// Nobody lives here, and no operation is in flight.
     Free,
+    /// On its way to its remote end: a poll tells when it has arrived, or never will.
+    Connecting,
     Open,
     /// The peer sent FIN.
     Ended,
@@ -235,6 +243,7 @@ impl Uring {
             remaining: 0,
             lent: None,
             released: VecDeque::new(),
+            arrived: VecDeque::new(),
             starved: VecDeque::new(),
             sated: VecDeque::new(),
             overflow: VecDeque::new(),
@@ -267,6 +276,30 @@ impl Uring {
         let slot = self.slots.get_mut(id.slot())?;
         let usable = !matches!(slot.phase, Phase::Free | Phase::Closing);
         (usable && slot.generation == id.generation()).then_some(slot)
+    }
+
+    /// Gives a socket the slot of `id`.
+    fn settle(&mut self, id: ConnectionId, socket: Socket, phase: Phase) -> io::Result<u32> {
+        // The slot travels in 32 bits of the user data, and comes from a u32.
+        let index = id.slot() as u32;
+        if self.slots.len() <= id.slot() {
+            self.slots.resize_with(id.slot() + 1, Slot::free);
+        }
+        let slot = &mut self.slots[id.slot()];
+        if slot.phase != Phase::Free {
+            debug_assert!(false, "slot {index} is taken");
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        *slot = Slot {
+            socket: Some(socket),
+            generation: id.generation(),
+            worker: id.worker(),
+            phase,
+            reading: true,
+            ..Slot::free()
+        };
+        self.sockets += 1;
+        Ok(index)
     }
 
     /// Ends all operations and takes the receive memory away from the kernel.
@@ -354,31 +387,26 @@ impl Driver for Uring {
             #[cfg(test)]
             AcceptedSocket::Simulated(_) => return Err(io::ErrorKind::Unsupported.into()),
         };
-        // The slot travels in 32 bits of the user data, and comes from a u32.
-        let index = id.slot() as u32;
-        if self.slots.len() <= id.slot() {
-            self.slots.resize_with(id.slot() + 1, Slot::free);
-        }
-        let slot = &mut self.slots[id.slot()];
-        if slot.phase != Phase::Free {
-            debug_assert!(false, "slot {index} is taken");
-            return Err(io::ErrorKind::AlreadyExists.into());
-        }
-        *slot = Slot {
-            socket: Some(socket),
-            generation: id.generation(),
-            worker: id.worker(),
-            phase: Phase::Open,
-            reading: true,
-            ..Slot::free()
-        };
-        self.sockets += 1;
+        let index = self.settle(id, socket, Phase::Open)?;
         self.arm_receive(index);
         Ok(())
     }
 
+    fn connect(&mut self, id: ConnectionId, remote: &Remote) -> io::Result<()> {
+        // A CONNECT operation would point to an address in our memory, and saves no system call
+        // that matters: this one does not wait.
+        let (socket, arrived) = begin_connect(remote)?;
+        let index = self.settle(id, socket, Phase::Connecting)?;
+        if arrived {
+            self.arrived.push_back(id);
+        } else {
+            self.arm_connected(index);
+        }
+        Ok(())
+    }
+
     fn send(&mut self, id: ConnectionId, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        let slot = self.slot(id).filter(|slot| slot.phase != Phase::Failed);
+        let slot = self.slot(id).filter(|slot| matches!(slot.phase, Phase::Open | Phase::Ended));
         let socket = slot.and_then(|slot| slot.socket.as_ref());
         let socket = socket.ok_or(io::ErrorKind::NotConnected)?;
         let result = send_now(socket, slices);
@@ -446,8 +474,10 @@ impl Driver for Uring {
 
     fn wait(&mut self, timeout_ms: Option<u64>) -> io::Result<()> {
         self.feed_starved();
-        let nothing_to_wait_for =
-            !self.released.is_empty() || !self.starved.is_empty() || !self.sated.is_empty();
+        let nothing_to_wait_for = !self.released.is_empty()
+            || !self.arrived.is_empty()
+            || !self.starved.is_empty()
+            || !self.sated.is_empty();
         let timeout_ms = if nothing_to_wait_for { Some(0) } else { timeout_ms };
         let submissions = self.ring.submission();
         // Deferred work and overflown completions need a system call to become completions.
@@ -472,6 +502,13 @@ impl Driver for Uring {
         loop {
             if let Some(id) = self.released.pop_front() {
                 return Some(Event::Released(id));
+            }
+            if let Some(id) = self.arrived.pop_front() {
+                match self.slot(id) {
+                    Some(slot) if slot.phase == Phase::Connecting => {}
+                    _ => continue,
+                }
+                return Some(self.connected(id, Ok(())));
             }
             self.remaining = self.remaining.checked_sub(1)?;
             let completion = self.ring.completion().next()?;

@@ -78,6 +78,18 @@ impl Uring {
         self.push(entry.user_data(user_data.raw()));
     }
 
+    /// Asks to be told when a socket that is connecting has arrived, or has failed to. One-shot: it
+    /// happens once.
+    pub(super) fn arm_connected(&mut self, index: u32) {
+        let slot = &mut self.slots[index as usize];
+        let Some(socket) = &slot.socket else { return };
+        let user_data = UserData::new(Operation::Writable, index, slot.generation);
+        let entry = opcode::PollAdd::new(Fd(socket.as_raw_fd()), libc::POLLOUT as u32).build();
+        slot.polling = true;
+        self.in_flight += 1;
+        self.push(entry.user_data(user_data.raw()));
+    }
+
     /// Starts accepting on an idle listener.
     pub(super) fn arm_accept(&mut self, index: u32) {
         let listener = &mut self.listeners[index as usize];

@@ -109,6 +109,7 @@ impl Echo {
                         self.driver.close(id);
                     }
                 }
+                Event::Connected(id) => unreachable!("nobody connects {id:?}"),
                 Event::Failed(id, error) => panic!("{id:?}: {error}"),
                 Event::Released(id) => {
                     assert!(self.peers.remove(&id).expect("known").closed, "released unasked");

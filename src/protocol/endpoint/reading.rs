@@ -19,7 +19,7 @@ use crate::protocol::frame::{
 use crate::protocol::message::{
     Assembled, Assembly, BufferPool, CompleteText, ReceivedBytes, ReceivedText,
 };
-use crate::simd::{InvalidUtf8, unmask, unmask_text};
+use crate::simd::{InvalidUtf8, check_text, unmask, unmask_text};
 
 /// What the next received byte is.
 pub(super) enum Reading {
@@ -73,6 +73,15 @@ impl Endpoint {
         input: &mut &'b mut [u8],
         pool: &mut BufferPool,
     ) -> Result<Option<Event<'b>>, ProtocolError> {
+        if let Some((opcode, payload)) = self.take_unmasked(input) {
+            return match opcode {
+                Opcode::Binary => Ok(Some(Event::Binary(ReceivedBytes::InPlace(payload)))),
+                _ => match check_text(payload) {
+                    Ok(text) => Ok(Some(Event::Text(ReceivedText::InPlace(text)))),
+                    Err(InvalidUtf8) => self.refuse(ProtocolError::InvalidUtf8, input, pool),
+                },
+            };
+        }
         let event = match self.read_frames(input, pool) {
             Ok(event) => event,
             Err(error) => return self.refuse(error, input, pool),
@@ -82,6 +91,35 @@ impl Endpoint {
         }
         self.between_messages = self.is_between_messages();
         Ok(event)
+    }
+
+    /// The usual case of a client: FIN, Text or Binary, not masked, below 64 KiB, whole, between
+    /// two messages. Takes the frame and gives its payload where it lies.
+    #[inline]
+    fn take_unmasked<'b>(&self, input: &mut &'b mut [u8]) -> Option<(Opcode, &'b mut [u8])> {
+        let (first, header_len, payload_len) = match **input {
+            [first @ (0x81 | 0x82), len @ 0..=125, ..] => (first, 2, u16::from(len)),
+            [first @ (0x81 | 0x82), 126, high, low, ..] => {
+                let payload_len = u16::from_be_bytes([high, low]);
+                // RFC 6455 5.2: what fits the shorter form must use it.
+                if payload_len <= 125 {
+                    return None;
+                }
+                (first, 4, payload_len)
+            }
+            _ => return None,
+        };
+        let usual = matches!(self.role, Role::Client(_))
+            && self.lifecycle.is_open()
+            && self.message.is_none()
+            && matches!(self.reading, Reading::Header { len: 0, .. })
+            && u32::from(payload_len) <= self.max_frame;
+        if !usual {
+            return None;
+        }
+        let frame = input.split_off_mut(..header_len + usize::from(payload_len))?;
+        let opcode = if first == 0x81 { Opcode::Text } else { Opcode::Binary };
+        Some((opcode, &mut frame[header_len..]))
     }
 
     /// The peer broke a rule: nothing that it sent behind is looked at.

@@ -7,6 +7,8 @@
 mod encoder;
 mod header;
 
+pub(super) use encoder::append_masked;
+pub(crate) use encoder::append_masked_copy;
 pub use encoder::{EncodedHeader, encode_header};
 pub use header::{FrameHeader, Opcode};
 

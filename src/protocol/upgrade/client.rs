@@ -14,7 +14,6 @@ use super::grammar::{is_token, list_elements};
 use super::head::HeadScanner;
 use super::negotiate::extensions_in;
 use super::permessage_deflate;
-use super::refusal::Refusal;
 use super::response::{
     InvalidHeader, check_headers, is_handshake_header, push_header, push_headers,
 };
@@ -210,11 +209,7 @@ impl ClientHandshake {
         bytes: &[u8],
         limits: &Limits,
     ) -> Result<Option<Established>, HandshakeError> {
-        let scanned = self.scanner.scan(bytes, limits).map_err(|refusal| match refusal {
-            Refusal::HeadTooLarge => HandshakeError::HeadTooLarge,
-            Refusal::TooManyHeaders => HandshakeError::TooManyHeaders,
-            _ => HandshakeError::MalformedResponse,
-        })?;
+        let scanned = self.scanner.scan(bytes, limits).map_err(HandshakeError::of_head)?;
         match scanned {
             Some(head_len) => self.check(&bytes[..head_len]).map(Some),
             None => Ok(None),

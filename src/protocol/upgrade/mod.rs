@@ -66,9 +66,11 @@ mod server;
 mod target;
 #[cfg(test)]
 mod tests;
+mod tunnel;
 
 pub(crate) use grammar::is_token;
 pub(crate) use target::is_authority;
+pub(crate) use tunnel::{ProxyHandshake, read_answer};
 
 pub use accept_key::AcceptKey;
 pub use client::{ClientHandshake, Established, HandshakeError};

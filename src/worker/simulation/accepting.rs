@@ -3,10 +3,13 @@
 //! Everybody is served in the end, whoever is connected does not notice, and a worker that cannot
 //! accept tries ten times a second, not more.
 
+use std::collections::VecDeque;
+
 use super::assertions;
 use super::client::{Client, Farewell};
 use super::log::{echo, silent};
 use super::world::{Setup, World};
+use crate::config::Accept;
 use crate::driver::simulated::{Faults, Random, Seen, for_each_seed};
 use crate::protocol::Message;
 use crate::worker::accepting::ACCEPT_RETRY_MS;
@@ -74,6 +77,51 @@ fn everybody_is_served_in_the_end_on_a_rough_network() {
 fn everybody_is_served_in_the_end_on_any_network() {
     for_each_seed("everybody_is_served_in_the_end_on_any_network", 80, |seed| {
         run(seed, Faults::drawn(&mut Random::new(seed)));
+    });
+}
+
+/// Worker 0 of two spreads. The other one is played here: it holds the sockets it was given for a
+/// while, and closes them. Everybody is served by worker 0 in the end, and nothing stays behind,
+/// not even what was in the mailbox when the other worker ended.
+fn run_spread(seed: u64, faults: Faults) {
+    let mut random = Random::new(seed ^ 0x59EAD);
+    let mut setup = Setup { faults, longest: 5_000, ..Setup::new(seed) };
+    (setup.config.workers, setup.config.accept) = (2, Accept::Spread);
+    setup.config.max_connections = 2 + random.up_to(5) as usize;
+    let mut world = setup.serve(echo());
+    let start_ms = world.now_ms();
+    let mut visitors: Vec<Visitor> = (0..random.length(20))
+        .map(|_| Visitor { client: Client::new(&world.network), served: false })
+        .collect();
+    let (mut batch, mut held) = (VecDeque::new(), Vec::new());
+    while visitors.iter().any(|visitor| !visitor.served) {
+        world.step(&mut random);
+        // One of them that is as slow as a worker can be.
+        if random.chance(300) {
+            world.shared.mailboxes[1].take(&mut batch);
+            held.extend(batch.drain(..));
+        }
+        held.retain(|_| !random.chance(200));
+        for visitor in visitors.iter_mut().filter(|visitor| !visitor.served) {
+            visitor.act(&world, &mut random);
+        }
+        let places = world.shared.places.taken();
+        assert!(places <= world.config.max_connections, "seed {seed}: {places} places");
+        let served = visitors.iter().filter(|visitor| visitor.served).count();
+        assert!(world.now_ms() < start_ms + 1_000_000, "seed {seed}: {served} were served");
+    }
+    drop(held);
+    world.shared.mailboxes[1].stop();
+    world.settle(&mut []);
+    world.shared.mailboxes[1].stop();
+    assertions::at_rest(&world);
+    assert_eq!([0, 1].map(|worker| world.shared.places.load(worker)), [0, 0], "seed {seed}");
+}
+
+#[test]
+fn a_worker_that_spreads_loses_nobody() {
+    for_each_seed("a_worker_that_spreads_loses_nobody", 150, |seed| {
+        run_spread(seed, Faults::rough());
     });
 }
 

@@ -120,9 +120,19 @@ impl Client {
 
     /// Connects and says nothing. What the caller sends must be as `request`, or be refused.
     pub(super) fn mute(network: &Network) -> Self {
+        Self::over(network.connect())
+    }
+
+    /// A client whose opening handshake is done: another server has seen to that.
+    pub(super) fn upgraded(peer: Peer) -> Self {
+        let (endpoint, speaker) = (Some(Self::endpoint()), Some(Self::endpoint()));
+        Self { endpoint, speaker, ..Self::over(peer) }
+    }
+
+    fn over(peer: Peer) -> Self {
         let (handshake, _) = Self::prepare();
         Self {
-            peer: network.connect(),
+            peer,
             name: 0,
             id: None,
             handshake,
@@ -228,12 +238,18 @@ impl Client {
 
     /// Sends one message in one frame.
     pub(super) fn say(&mut self, message: Message<'_>) {
+        let out = self.compose(message);
+        self.peer.send(&out);
+    }
+
+    /// The frame of a message, which the caller sees to it that the server gets.
+    pub(super) fn compose(&mut self, message: Message<'_>) -> Vec<u8> {
         let mut out = Vec::new();
         let speaker = self.speaker.as_mut().expect("is open");
         speaker.send(message, &mut out).expect("sends no Close before");
         let payload = message.payload().to_vec();
         self.sent.push(Said { text: matches!(message, Message::Text(_)), payload });
-        self.peer.send(&out);
+        out
     }
 
     /// Sends a ping.

@@ -9,6 +9,7 @@
 //! it. `WIRELANE_SEEDS=20000 cargo test --release --lib simulation` looks further.
 
 mod accepting;
+mod adopting;
 mod assertions;
 mod client;
 mod deadlines;

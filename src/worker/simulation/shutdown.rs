@@ -128,7 +128,7 @@ fn assert_nobody_is_open(world: &World) {
             Phase::Live(live) => live.endpoint.is_open(),
             // Whoever has sent nothing yet gets a 503 if it still does.
             Phase::Upgrade(upgrading) => upgrading.is_some(),
-            Phase::Draining { .. } | Phase::Gone => false,
+            Phase::Dialing(_) | Phase::Draining { .. } | Phase::Gone => false,
         };
         assert!(!open, "seed {}: {id:?} is not told of the end", world.seed);
     }

@@ -1,0 +1,76 @@
+//! The settings of a client.
+
+use std::fmt;
+use std::sync::Arc;
+
+use rustls::ClientConfig;
+use rustls::client::{Resumption, UnbufferedClientConnection};
+use rustls::pki_types::ServerName;
+
+use super::connection::Tls;
+use super::identity::{Identity, TlsError, provider};
+use super::roots::Roots;
+
+/// How a client speaks TLS: TLS 1.3 and 1.2, the application protocol `http/1.1`, resumption of up
+/// to 32 sessions. Whoever needs more brings an `Arc<rustls::ClientConfig>`, which converts into
+/// this. Cheap to clone; clones share their sessions.
+#[derive(Clone)]
+pub struct ClientTls {
+    config: Arc<ClientConfig>,
+}
+
+impl ClientTls {
+    /// Believes servers that show a certificate of one of these authorities for their name.
+    ///
+    /// # Errors
+    ///
+    /// [`TlsError::Settings`] without any cryptography.
+    pub fn new(roots: Roots) -> Result<Self, TlsError> {
+        Self::build(roots, None)
+    }
+
+    /// The same, with a certificate for servers that ask for one.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`new`](Self::new).
+    pub fn with_identity(roots: Roots, identity: Identity) -> Result<Self, TlsError> {
+        Self::build(roots, Some(identity))
+    }
+
+    fn build(roots: Roots, identity: Option<Identity>) -> Result<Self, TlsError> {
+        let builder = ClientConfig::builder_with_provider(provider()?)
+            .with_protocol_versions(rustls::ALL_VERSIONS)
+            .map_err(|error| TlsError::Settings(error.to_string()))?
+            .with_root_certificates(roots.store);
+        let mut config = match identity {
+            None => builder.with_no_client_auth(),
+            Some(Identity { key }) => builder
+                .with_client_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(key))),
+        };
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config.resumption = Resumption::in_memory_sessions(32);
+        Ok(Self { config: Arc::new(config) })
+    }
+
+    /// The TLS of a new connection to the server of this name or address, without brackets.
+    pub(crate) fn start(&self, host: &str) -> Result<Box<Tls>, TlsError> {
+        let name = ServerName::try_from(host.to_owned())
+            .map_err(|_| TlsError::Settings(format!("{host:?} is no name of a server")))?;
+        let session = UnbufferedClientConnection::new(Arc::clone(&self.config), name)
+            .map_err(|error| TlsError::Settings(error.to_string()))?;
+        Ok(Tls::client(session))
+    }
+}
+
+impl From<Arc<ClientConfig>> for ClientTls {
+    fn from(config: Arc<ClientConfig>) -> Self {
+        Self { config }
+    }
+}
+
+impl fmt::Debug for ClientTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ClientTls")
+    }
+}
