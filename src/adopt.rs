@@ -8,6 +8,7 @@ use std::io;
 
 use crate::driver::ConnectedSocket;
 use crate::protocol::upgrade::is_token;
+use crate::protocol::{Deflate, DeflateParameters};
 
 /// What another server and a client have agreed on in the opening handshake, for
 /// [`Handle::adopt`](crate::Handle::adopt).
@@ -24,13 +25,14 @@ use crate::protocol::upgrade::is_token;
 pub struct Negotiated {
     pub(crate) path: String,
     pub(crate) subprotocol: Option<String>,
+    pub(crate) deflate: Option<(Deflate, DeflateParameters)>,
 }
 
 impl Negotiated {
     /// No subprotocol and no extension. The route is the one that would answer a request for this
     /// path; from a `?` on it is not looked at. It need not be the path that the client asked for.
     pub fn new(path: impl Into<String>) -> Self {
-        Self { path: path.into(), subprotocol: None }
+        Self { path: path.into(), subprotocol: None, deflate: None }
     }
 
     /// The client was told this subprotocol (RFC 6455 1.9). It need not be in the list of the
@@ -40,9 +42,28 @@ impl Negotiated {
         self
     }
 
-    /// False if the subprotocol can be none.
-    pub(crate) fn is_possible(&self) -> bool {
-        self.subprotocol.as_deref().is_none_or(is_token)
+    /// The client was told permessage-deflate with these parameters (RFC 7692 7.1). The settings
+    /// are those of this connection, whatever the route's are. A handler with
+    /// [`Handler::STREAM`](crate::Handler::STREAM) cannot have it.
+    pub fn deflate(mut self, settings: Deflate, agreed: DeflateParameters) -> Self {
+        self.deflate = Some((settings, agreed));
+        self
+    }
+
+    /// Says what is impossible about it; `streams` if the route's handler takes messages in parts.
+    pub(crate) fn check(&self, streams: bool) -> Result<(), AdoptError> {
+        if !self.subprotocol.as_deref().is_none_or(is_token) {
+            return Err(AdoptError::InvalidSubprotocol);
+        }
+        match &self.deflate {
+            Some((settings, agreed)) => {
+                let windows = (9..=15).contains(&agreed.server_max_window_bits)
+                    && (8..=15).contains(&agreed.client_max_window_bits);
+                let possible = settings.is_on() && settings.check().is_ok() && windows && !streams;
+                if possible { Ok(()) } else { Err(AdoptError::InvalidDeflate) }
+            }
+            None => Ok(()),
+        }
     }
 }
 
@@ -62,6 +83,9 @@ pub enum AdoptError {
     WrongSession,
     /// The subprotocol is no token (RFC 6455 4.1).
     InvalidSubprotocol,
+    /// The compression is switched off in its settings, has an impossible window, or the route's
+    /// handler takes messages in parts.
+    InvalidDeflate,
     /// Not a connected stream socket (TCP or Unix), or its peer has gone.
     NotConnected,
     /// The operating system refused to set an option of the socket.
@@ -77,6 +101,7 @@ impl fmt::Display for AdoptError {
             Self::NoSuchPath => "no WebSocket route fits the path",
             Self::WrongSession => "the handler of this route has sessions of another type",
             Self::InvalidSubprotocol => "the subprotocol is no token",
+            Self::InvalidDeflate => "the compression is not possible on this route",
             Self::NotConnected => "not a connected stream socket",
             Self::Io(kind) => return write!(f, "an option of the socket cannot be set: {kind}"),
         })

@@ -59,6 +59,14 @@ pub(crate) struct Config {
     pub(crate) cores: Vec<usize>,
     pub(crate) handshake_timeout_ms: u64,
     pub(crate) upgrade_timeout_ms: u64,
+    /// From one request to the next.
+    pub(crate) keep_alive_timeout_ms: u64,
+    /// For each `PROGRESS` bytes of a body.
+    pub(crate) body_timeout_ms: u64,
+    /// For answers that were put off.
+    pub(crate) response_timeout_ms: u64,
+    /// Bytes of a body that is put together.
+    pub(crate) max_body: usize,
     pub(crate) idle_timeout_ms: u64,
     pub(crate) ping_interval_ms: u64,
     pub(crate) pong_timeout_ms: u64,
@@ -101,6 +109,10 @@ impl Default for Config {
             cores: Vec::new(),
             handshake_timeout_ms: 10_000,
             upgrade_timeout_ms: 10_000,
+            keep_alive_timeout_ms: 60_000,
+            body_timeout_ms: 30_000,
+            response_timeout_ms: 60_000,
+            max_body: 1024 * 1024,
             idle_timeout_ms: 120_000,
             ping_interval_ms: 30_000,
             pong_timeout_ms: 0,

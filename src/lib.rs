@@ -113,6 +113,7 @@ mod handler;
 mod http;
 mod origins;
 mod outgoing;
+mod promise;
 mod publish;
 mod random;
 mod route_options;
@@ -137,8 +138,12 @@ pub use figures::{CloseCodes, Refusals, TlsFailures, TurnTimes};
 pub use fragment::Fragment;
 pub use handle::Handle;
 pub use handler::Handler;
-pub use http::{QueryPairs, Request, Response};
+pub use http::{
+    BodyWriter, Intake, QueryPairs, Reply, Request, Responder, Response, Resume, StreamError,
+    Upload, UploadBody,
+};
 pub use origins::Origins;
+pub use promise::Gone;
 pub use protocol::{CloseCode, Deflate, DeflateParameters, Limits, Message};
 pub use publish::{
     DropReason, Dropped, PreparedMessage, Publication, Published, SlowSubscriber, SubscribeError,
@@ -149,7 +154,7 @@ pub use server::{Server, ServerBuilder};
 pub use shutdown::{ShutdownOptions, ShutdownReport};
 pub use tls::TlsFailure;
 pub use trust::ForwardedHeader;
-pub use upgrade::{Gone, Session, Upgrade, UpgradeRequest, UpgradeTicket};
+pub use upgrade::{Session, Upgrade, UpgradeRequest, UpgradeTicket};
 pub use websocket::{SendOptions, SendStatus, WebSocket};
 pub use worker::mailbox::Stats;
 

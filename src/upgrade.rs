@@ -3,15 +3,15 @@
 //! Comes in: a request that passed every check of RFC 6455 4.2.1 and the origin policy. Goes out:
 //! an [`Upgrade`]. Writing the answer is the worker's part.
 
-pub(crate) mod ticket;
+mod ticket;
 
 use std::borrow::Cow;
 use std::fmt;
 use std::ops::Deref;
 
-use self::ticket::Waiting;
-pub use self::ticket::{Gone, UpgradeTicket};
+pub use self::ticket::UpgradeTicket;
 use crate::http::{Request, Response};
+use crate::promise::Waiting;
 use crate::protocol::upgrade::{ExtensionOffers, ServerHandshake, Subprotocols};
 
 /// State of one connection, kept by the worker from the accepted upgrade until `on_close` has
@@ -117,7 +117,7 @@ type Header = (Cow<'static, str>, Cow<'static, str>);
 pub(crate) enum Decision<S> {
     Accept(S),
     Reject(Response),
-    Defer(Waiting<S>),
+    Defer(Waiting<Upgrade<S>>),
 }
 
 impl<S> Upgrade<S> {
@@ -172,7 +172,7 @@ impl<S> Upgrade<S> {
 
     /// What is answered when the application fails to.
     pub(crate) fn failed() -> Self {
-        Self::reject(500, "The server failed to answer.\n")
+        Response::failed().into()
     }
 
     fn new(decision: Decision<S>) -> Self {

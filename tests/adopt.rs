@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use common::{Echo, PATIENCE, Peer, TestServer, frame, request};
 use wirelane::{
-    AdoptError, Close, ConnectedSocket, Driver, Handler, Message, Negotiated, RouteOptions, Server,
-    ServerBuilder, Session, WebSocket,
+    AdoptError, Close, ConnectedSocket, Deflate, DeflateParameters, Driver, Handler, Message,
+    Negotiated, RouteOptions, Server, ServerBuilder, Session, WebSocket,
 };
 
 on_every_driver!(
@@ -22,6 +22,7 @@ on_every_driver!(
     what_was_read_behind_the_request_comes_first,
     unix_sockets_and_descriptors_are_adopted,
     adopted_connections_are_spread_evenly,
+    compression_goes_on_as_it_was_agreed_on,
     whoever_is_not_adopted_keeps_the_socket,
     a_session_that_cannot_begin_is_told_so,
     adopting_from_threads_while_the_server_stops_loses_nobody,
@@ -147,6 +148,37 @@ fn what_was_read_behind_the_request_comes_first(driver: Driver) {
     let sent = 7 * bytes.len() as u64;
     server.wait_for("the end of all", |stats| stats.connections == 0);
     assert!(server.stats().bytes_received >= sent);
+}
+
+fn compression_goes_on_as_it_was_agreed_on(driver: Driver) {
+    let server = TestServer::start(driver, serve);
+    let front = Front::new();
+    let agreed = DeflateParameters {
+        server_no_context_takeover: false,
+        client_no_context_takeover: false,
+        server_max_window_bits: 15,
+        client_max_window_bits: 15,
+    };
+    let settings = Deflate::dedicated(12).threshold(0);
+    // RFC 7692 7.2.3.1 and 7.2.3.2: "Hello", and again in the same context, one of them early.
+    let first = frame(0xc1, &[0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00]);
+    let (mut peer, stream, leftover) = front.upgrade(&first);
+    let negotiated = Negotiated::new("/").deflate(settings, agreed);
+    server.handle.adopt(stream, leftover, negotiated).expect("there is room");
+    let echo = peer.read_frame();
+    assert_eq!((echo.first, &echo.payload), (0xc1, &vec![0xf2, 0x48, 0xcd, 0xc9, 0xc9, 7, 0]));
+    peer.send_frame(0xc1, &[0xf2, 0x00, 0x11, 0x00, 0x00]);
+    let echo = peer.read_frame();
+    assert!(echo.first == 0xc1 && echo.payload.len() < 7, "{echo:?}");
+
+    let impossible = DeflateParameters { server_max_window_bits: 16, ..agreed };
+    let (_peer, mut stream, _) = front.upgrade(b"");
+    for (settings, agreed) in [(Deflate::off(), agreed), (settings, impossible)] {
+        let negotiated = Negotiated::new("/").deflate(settings, agreed);
+        let refused = server.handle.adopt(stream, [], negotiated).expect_err("impossible");
+        assert_eq!(refused.error(), AdoptError::InvalidDeflate);
+        stream = OwnedFd::from(refused.into_socket()).into();
+    }
 }
 
 fn unix_sockets_and_descriptors_are_adopted(driver: Driver) {

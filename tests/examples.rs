@@ -169,11 +169,14 @@ fn plain_requests_are_answered(driver: Driver) {
             let mut peer = program.connect();
             let head = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n");
             peer.send(head.as_bytes());
-            (peer.read_head(), String::from_utf8(peer.read_to_end().expect("FIN")).expect("UTF-8"))
+            let answer = peer.read_answer();
+            (answer.head, String::from_utf8(answer.body).expect("UTF-8"))
         };
-        let (head, body) = get("/healthz", "");
-        assert!(head.starts_with("HTTP/1.1 200 "), "{name}: {head}");
-        assert_eq!(body, "ok\n");
+        for headers in ["", "Connection: close\r\n", "Connection: keep-alive\r\n"] {
+            let (head, body) = get("/healthz", headers);
+            assert!(head.starts_with("HTTP/1.1 200 "), "{name}: {head}");
+            assert_eq!(body, "ok\n");
+        }
         // What a browser asks for when somebody types the address.
         let (head, body) = get("/", "Accept: text/html\r\nConnection: keep-alive\r\n");
         if name == "echo" {

@@ -266,7 +266,7 @@ fn unix_peers_can_be_proxies(driver: Driver) {
         [("X-Forwarded-For: 198.51.100.1\r\n", "Some(198.51.100.1)"), ("", "None")]
     {
         let mut peer = UnixStream::connect(&path).expect("the server listens");
-        let request = format!("GET /ip HTTP/1.1\r\nHost: a\r\n{lines}\r\n");
+        let request = format!("GET /ip HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{lines}\r\n");
         peer.write_all(request.as_bytes()).expect("the server reads");
         let mut answer = String::new();
         peer.read_to_string(&mut answer).expect("an answer");

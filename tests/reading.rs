@@ -270,7 +270,7 @@ fn a_timer_resumes(driver: Driver) {
     peer.send_text("sent");
     expect(&seen, b"pause for 100 ms");
     expect(&seen, b"held");
-    assert!(start.elapsed() + common::CLOCK_STEP >= Duration::from_millis(100));
+    assert!(start.elapsed() >= Duration::from_millis(100));
     expect(&seen, b"sent");
 }
 

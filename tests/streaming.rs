@@ -304,7 +304,7 @@ fn parts_wait_while_reading_is_paused(driver: Driver) {
             other => panic!("{other:?}"),
         }
     }
-    assert!(start.elapsed() + common::CLOCK_STEP >= Duration::from_millis(100));
+    assert!(start.elapsed() >= Duration::from_millis(100));
 }
 
 /// Sends every part back.

@@ -266,10 +266,7 @@ fn timers_fire_in_order_and_not_early(driver: Driver) {
     for expected in [1, 30, 31, 60, 120, 300] {
         let key = peer.read_frame().payload;
         assert_eq!(String::from_utf8_lossy(&key), expected.to_string());
-        assert!(
-            start.elapsed() + common::CLOCK_STEP >= Duration::from_millis(expected),
-            "{expected} fired early"
-        );
+        assert!(start.elapsed() >= Duration::from_millis(expected), "{expected} fired early");
     }
 }
 

@@ -254,7 +254,7 @@ fn a_peer_that_never_reads_its_page_is_cut(driver: Driver) {
     });
     let peer = &mut server.connect();
     socket2::SockRef::from(&peer.stream).set_recv_buffer_size(4096).expect("a socket");
-    peer.send(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    peer.send(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     server.wait_for("the request", |stats| stats.connections == 1);
     server.wait_for("the slot to be free", |stats| stats.connections == 0);
 }

@@ -8,7 +8,7 @@ use std::io::{Read, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use common::{CLOCK_STEP, Echo, Peer, TestServer, request};
+use common::{Echo, Peer, TestServer, request};
 use rustls::pki_types::CertificateDer;
 use rustls::{HandshakeKind, ProtocolVersion};
 use tls::{Authority, TlsPeer, authority, client_config, localhost, provider, server_tls};
@@ -116,7 +116,7 @@ fn whoever_stalls_in_the_handshake_is_cut(driver: Driver) {
     let _ = half.stream.read_to_end(&mut rest);
     assert_eq!(rest, b"");
     let _ = unfinished.stream.read_to_end(&mut rest);
-    assert!(start.elapsed() + CLOCK_STEP >= timeout);
+    assert!(start.elapsed() >= timeout);
     // The time of the handshake includes HTTP.
     let mut quiet = TlsPeer::connect(server.addr);
     let _ = quiet.read_to_end();

@@ -134,8 +134,9 @@ fn malformed_request_lines_get_400(driver: Driver) {
 
 fn other_methods_get_405_and_are_told_which_is_allowed(driver: Driver) {
     let server = start(driver);
-    for method in ["POST", "PUT", "get", "Get", "OPTIONS", "TRACE", "GETT", "HTTP"] {
-        for (path, allowed) in [("/", "GET"), ("/page", "GET, HEAD"), ("/both", "GET, HEAD")] {
+    let page = "GET, HEAD, OPTIONS";
+    for method in ["POST", "PUT", "get", "Get", "TRACE", "GETT", "HTTP"] {
+        for (path, allowed) in [("/", "GET, OPTIONS"), ("/page", page), ("/both", page)] {
             let upgrade = String::from_utf8(request(path)).expect("ASCII");
             let upgrade = upgrade.replacen("GET", method, 1);
             let answer = refused(&server, 405, upgrade.as_bytes());
@@ -464,11 +465,7 @@ fn a_dribbled_head_is_cut_by_an_absolute_deadline(driver: Driver) {
         }
     });
     assert_eq!(peer.read_answer().status, 408);
-    assert!(
-        start.elapsed() + common::CLOCK_STEP >= Duration::from_millis(100),
-        "{:?}",
-        start.elapsed()
-    );
+    assert!(start.elapsed() >= Duration::from_millis(100), "{:?}", start.elapsed());
     peer.stream.shutdown(std::net::Shutdown::Both).expect("a connected socket");
     dribble.join().expect("no panic");
     let stats = server.wait_for("the refusal", |stats| stats.refused == 1);
@@ -559,8 +556,8 @@ impl Drop for Bomb {
 fn a_page_that_fails_gets_500(driver: Driver) {
     let server = TestServer::start(driver, |server| {
         server
-            .get("/panic", |_| panic!("asked for by the test"))
-            .get("/bomb", |_| std::panic::panic_any(Bomb))
+            .get("/panic", |_| -> Response { panic!("asked for by the test") })
+            .get("/bomb", |_| -> Response { std::panic::panic_any(Bomb) })
             .get("/status", |_| Response::new(101))
             .get("/header", |_| Response::new(200).header("X", "a\r\nSet-Cookie: b"))
             .get("/name", |_| Response::new(200).header("X Y", "a"))
@@ -596,8 +593,8 @@ fn a_second_request_behind_the_upgrade_gets_1002_and_no_http(driver: Driver) {
             peer.expect_close(1002);
         }
     }
-    // The same behind a page: one request per connection, the second is never looked at.
-    let page = head("GET /page HTTP/1.1", &["Host: localhost"]);
+    // Behind the last page of a connection nothing is looked at.
+    let page = head("GET /page HTTP/1.1", &["Host: localhost", "Connection: close"]);
     let mut peer = server.connect();
     peer.send(&[&page[..], &page, &request("/")].concat());
     assert_eq!(peer.read_answer().body, b"none");

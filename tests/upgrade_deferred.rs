@@ -184,7 +184,7 @@ fn a_late_decision_gets_503_and_is_told(driver: Driver) {
     let mut peer = asks(&server, "/later");
     let ticket = next(&decide);
     refused(&mut peer, 503);
-    assert!(start.elapsed() + common::CLOCK_STEP >= wait, "too early: {:?}", start.elapsed());
+    assert!(start.elapsed() >= wait, "too early: {:?}", start.elapsed());
     assert!(ticket.is_gone());
     assert_eq!(ticket.accept("too late".to_owned()), Err(Gone));
     assert_eq!(server.stats().opened, 0);

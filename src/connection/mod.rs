@@ -4,31 +4,30 @@
 //! calls a driver or a handler.
 //!
 //! ```text
-//!  accepted --> Upgrade --101--> Live ----Close or error sent----> Draining --> Gone --> removed
-//!                  |              |                                   ^          ^
-//!                  +--refusal, plain HTTP answer----------------------+          |
-//!                  +--reset, FIN, timeout--------+-------------------------------+
+//!  accepted --> Http --101--> Live ----Close or error sent-----> Draining --> Gone --> removed
+//!                |              |                                   ^          ^
+//!                +--refusal, last answer of a connection------------+          |
+//!                +--reset, FIN, timeout--------+-------------------------------+
 //!
 //!  connected by us --> Dialing --101--> Live ...
 //!                         +--anything else--> Gone
 //! ```
 //!
-//! `Live` covers the open connection and the wait for the answer to our Close: the close
-//! handshake itself (RFC 6455 7.1) lives in `protocol::state`. In `Draining` everything queued is
+//! `Http` lasts for any number of requests; `http` has its stages. `Live` covers the open
+//! connection and the wait for the answer to our Close: the close handshake itself (RFC 6455 7.1) lives in `protocol::state`. In `Draining` everything queued is
 //! flushed, then FIN goes out, then input is discarded for a bounded time, so that a reset cannot
 //! destroy the Close frame on its way. `Gone` waits for the driver's `Released`.
 
+pub(crate) mod http;
 pub(crate) mod table;
 
+pub(crate) use http::Http;
 pub(crate) use table::Table;
-
-use std::any::Any;
-use std::net::SocketAddr;
 
 use crate::client::DialResponse;
 use crate::outgoing::Outgoing;
 use crate::protocol::Endpoint;
-use crate::protocol::upgrade::{ClientHandshake, HeadScanner, ProxyHandshake};
+use crate::protocol::upgrade::{ClientHandshake, ProxyHandshake};
 use crate::tls::Tls;
 
 /// A moment that never comes.
@@ -53,7 +52,7 @@ pub(crate) struct Connection {
     pub(crate) tls: Option<Box<Tls>>,
     /// When the peer last sent something.
     pub(crate) last_received_ms: u64,
-    /// Absolute deadline of the phase: opening handshake, close handshake or draining.
+    /// Absolute deadline of the phase: request, close handshake or draining.
     pub(crate) deadline_ms: u64,
     /// Is in the worker's list of connections to flush.
     pub(crate) dirty: bool,
@@ -76,8 +75,8 @@ pub(crate) struct Connection {
 /// The stage that eats the next byte.
 #[derive(Debug)]
 pub(crate) enum Phase {
-    /// Reading the request head; nothing is allocated before the first byte.
-    Upgrade(Option<Box<Upgrading>>),
+    /// HTTP requests; nothing is allocated before the first byte.
+    Http(Option<Box<Http>>),
     /// A connection of our own making that is not open yet.
     Dialing(Box<Dialing>),
     /// Frames.
@@ -93,30 +92,6 @@ pub(crate) enum Phase {
     },
     /// Closed; waiting for the driver to release it.
     Gone,
-}
-
-/// A request head that did not arrive whole, or that nobody has decided about.
-#[derive(Debug, Default)]
-pub(crate) struct Upgrading {
-    pub(crate) head: Vec<u8>,
-    pub(crate) scanner: HeadScanner,
-    /// Its peer is a proxy that has to begin with a PROXY header, and that is not complete.
-    pub(crate) awaits_proxy_header: bool,
-    /// The client as the PROXY header named it.
-    pub(crate) proxied: Option<SocketAddr>,
-    /// The head is complete, and the application has put the decision off.
-    pub(crate) deciding: Option<Deciding>,
-}
-
-/// An upgrade that waits for the application.
-#[derive(Debug)]
-pub(crate) struct Deciding {
-    /// Index of the route.
-    pub(crate) route: u16,
-    /// Dropping it tells whoever decides that nobody waits.
-    pub(crate) pending: Box<dyn Any>,
-    /// What the client sent behind its request.
-    pub(crate) held: Vec<u8>,
 }
 
 /// A connection on its way to a server; its deadline is that of the whole dial.
@@ -170,7 +145,7 @@ impl Connection {
     /// A connection that was just accepted.
     pub(crate) fn new(now_ms: u64, deadline_ms: u64) -> Self {
         Self {
-            phase: Phase::Upgrade(None),
+            phase: Phase::Http(None),
             outgoing: None,
             tls: None,
             last_received_ms: now_ms,

@@ -67,6 +67,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
 pub(crate) mod affinity;
+pub(crate) mod beneath;
 mod calls;
 #[cfg(test)]
 mod contract;

@@ -16,6 +16,14 @@ pub(crate) fn decode(text: &str) -> Cow<'_, str> {
         .map_or(Cow::Borrowed(text), Cow::Owned)
 }
 
+/// The same, but `None` for what cannot be decoded.
+pub(crate) fn decode_strictly(text: &str) -> Option<Cow<'_, str>> {
+    if !text.contains('%') {
+        return Some(Cow::Borrowed(text));
+    }
+    String::from_utf8(decode_bytes(text.as_bytes())?).ok().map(Cow::Owned)
+}
+
 fn decode_bytes(mut text: &[u8]) -> Option<Vec<u8>> {
     let mut decoded = Vec::with_capacity(text.len());
     while let [first, behind @ ..] = text {

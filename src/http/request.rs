@@ -6,7 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::percent::{QueryPairs, decode};
 use super::router::Parameters;
-use crate::protocol::upgrade::{self, HeaderValues, Headers};
+use crate::handle::Handle;
+use crate::protocol::upgrade::{self, BodyLength, HeaderValues, Headers};
 
 /// A request for a page or for an upgrade. Borrows the received bytes; nothing is allocated
 /// unless something has to be decoded.
@@ -29,10 +30,11 @@ use crate::protocol::upgrade::{self, HeaderValues, Headers};
 pub struct Request<'r> {
     head: &'r upgrade::Request<'r>,
     parameters: Parameters<'r>,
+    body: &'r [u8],
     peer: &'r dyn PeerAddr,
 }
 
-/// Asks for the address of a peer.
+/// Asks for the address of a peer, and for its server.
 pub(crate) trait PeerAddr {
     /// As the kernel knows it.
     fn peer_addr(&self) -> Option<SocketAddr>;
@@ -40,6 +42,7 @@ pub(crate) trait PeerAddr {
     /// As the proxies in front say it.
     fn client_ip(&self, head: &upgrade::Request<'_>) -> Option<IpAddr>;
 
+    fn handle(&self) -> Handle;
     /// Whether it speaks TLS with this server.
     fn is_secure(&self) -> bool;
 
@@ -52,12 +55,19 @@ impl<'r> Request<'r> {
     pub(crate) fn new(
         head: &'r upgrade::Request<'r>,
         parameters: Parameters<'r>,
+        body: &'r [u8],
         peer: &'r dyn PeerAddr,
     ) -> Self {
-        Self { head, parameters, peer }
+        Self { head, parameters, body, peer }
     }
 
-    /// The method, as sent: `GET` or `HEAD`.
+    /// The head alone, as the protocol sees it.
+    pub(crate) fn head(&self) -> &'r upgrade::Request<'r> {
+        self.head
+    }
+
+    /// The method, as sent; methods are compared with regard to case. A route for `GET` also sees
+    /// `HEAD`, and answers it as it would answer `GET`: the server leaves out the body.
     pub fn method(&self) -> &'r str {
         self.head.method()
     }
@@ -118,6 +128,27 @@ impl<'r> Request<'r> {
     /// Name and value of every header line, in the order in which they were sent.
     pub fn headers(&self) -> Headers<'r> {
         self.head.headers()
+    }
+
+    /// The whole body: decoded, if it came in chunks, and at most
+    /// [`max_body`](crate::ServerBuilder::max_body) bytes. Empty if there is none, for upgrade
+    /// requests, and where the body is taken [piece by piece](crate::ServerBuilder::upload).
+    pub fn body(&self) -> &'r [u8] {
+        self.body
+    }
+
+    /// How long the body will be, as the client announced it; `None` if it comes in chunks.
+    pub fn content_length(&self) -> Option<u64> {
+        match self.head.body_length() {
+            BodyLength::None => Some(0),
+            BodyLength::Bytes(count) => Some(count),
+            BodyLength::Chunked => None,
+        }
+    }
+
+    /// Reaches the server: publishes, sends to connections by their ids, runs closures on workers.
+    pub fn handle(&self) -> Handle {
+        self.peer.handle()
     }
 
     /// Host with optional port, as sent (RFC 9110 7.2). `None` only for HTTP/1.0.

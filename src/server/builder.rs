@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::num::NonZero;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::thread;
@@ -12,7 +13,8 @@ use crate::driver::listener::{self, ListenOptions, PortSharing, UnixPathGuard};
 use crate::driver::{BoundListener, DriverChoice, ListenAddr, affinity};
 use crate::error::Error;
 use crate::handler::Handler;
-use crate::http::{Request, Response};
+use crate::http::files::Files;
+use crate::http::{Intake, Reply, Request, Response};
 use crate::origins::Origins;
 use crate::protocol::{Deflate, Limits};
 use crate::publish::SlowSubscriber;
@@ -23,7 +25,7 @@ use crate::tls::ServerTls;
 use crate::trust::ForwardedHeader;
 use crate::trust::network::Peers;
 use crate::worker::mailbox::Shared;
-use crate::worker::paths::Paths;
+use crate::worker::paths::{Page, Paths};
 use crate::worker::route::RouteOf;
 
 use super::{OnListening, RouteFactory, Server, StopMailboxes};
@@ -144,7 +146,7 @@ impl ServerBuilder {
         match self.paths.add_websocket(pattern, options) {
             Ok(route) => {
                 debug_assert_eq!(usize::from(route), self.routes.len());
-                self.paths.note_session_type::<H::Session>();
+                self.paths.note_handler::<H>();
                 self.routes.push(Box::new(move |worker, slots| {
                     Box::new(RouteOf::with_capacity(make(worker), slots))
                 }));
@@ -173,17 +175,160 @@ impl ServerBuilder {
         self
     }
 
-    /// Answers a plain GET (and HEAD) at the paths that fit this pattern, which may also be a
-    /// WebSocket pattern; see [`websocket`](Self::websocket). `page` is called on the worker's
-    /// thread and should not block; if it panics, the answer is 500. The connection is closed
-    /// after the answer.
-    pub fn get(
-        mut self,
+    /// Answers requests of this method at the paths that fit this pattern, which may also be a
+    /// WebSocket pattern; see [`websocket`](Self::websocket). The route is called on the worker's
+    /// thread, once the whole body has arrived ([`max_body`](Self::max_body)), and should not
+    /// block; what it cannot answer at once it answers [later](crate::Reply::later), and a long
+    /// body it [streams](Response::stream). If it panics, the answer is 500.
+    ///
+    /// A connection serves one request after the other, in their order. HEAD is answered by the
+    /// route for GET, OPTIONS with the methods that the path knows, unless a route does.
+    ///
+    /// ```no_run
+    /// use wirelane::{Response, Server};
+    ///
+    /// # fn main() -> Result<(), wirelane::Error> {
+    /// Server::builder()
+    ///     .listen("127.0.0.1:9001")
+    ///     .route("POST", "/room/:id/say", |request| {
+    ///         let Ok(text) = std::str::from_utf8(request.body()) else {
+    ///             return Response::text("UTF-8, please.\n").status(400);
+    ///         };
+    ///         let room = request.parameter("id").unwrap_or_default();
+    ///         let sent = request.handle().publish(&room, text);
+    ///         Response::text(format!("told {} workers\n", sent.posted))
+    ///     })
+    ///     .run()
+    /// # }
+    /// ```
+    pub fn route<R: Into<Reply>>(
+        self,
+        method: &str,
         pattern: &str,
-        page: impl Fn(&Request<'_>) -> Response + Send + Sync + 'static,
+        route: impl Fn(&Request<'_>) -> R + Send + Sync + 'static,
     ) -> Self {
-        if let Err(problem) = self.paths.add_page(pattern, Box::new(page)) {
-            self.blame(Error::config("get", problem));
+        let page = Page::Whole(Box::new(move |request| route(request).into()));
+        self.add_page("route", Some(method), pattern, page)
+    }
+
+    /// [`route`](Self::route) for GET, and so for HEAD.
+    pub fn get<R: Into<Reply>>(
+        self,
+        pattern: &str,
+        route: impl Fn(&Request<'_>) -> R + Send + Sync + 'static,
+    ) -> Self {
+        let page = Page::Whole(Box::new(move |request| route(request).into()));
+        self.add_page("get", Some("GET"), pattern, page)
+    }
+
+    /// [`route`](Self::route) for POST.
+    pub fn post<R: Into<Reply>>(
+        self,
+        pattern: &str,
+        route: impl Fn(&Request<'_>) -> R + Send + Sync + 'static,
+    ) -> Self {
+        let page = Page::Whole(Box::new(move |request| route(request).into()));
+        self.add_page("post", Some("POST"), pattern, page)
+    }
+
+    /// [`route`](Self::route) for PUT.
+    pub fn put<R: Into<Reply>>(
+        self,
+        pattern: &str,
+        route: impl Fn(&Request<'_>) -> R + Send + Sync + 'static,
+    ) -> Self {
+        let page = Page::Whole(Box::new(move |request| route(request).into()));
+        self.add_page("put", Some("PUT"), pattern, page)
+    }
+
+    /// [`route`](Self::route) for PATCH.
+    pub fn patch<R: Into<Reply>>(
+        self,
+        pattern: &str,
+        route: impl Fn(&Request<'_>) -> R + Send + Sync + 'static,
+    ) -> Self {
+        let page = Page::Whole(Box::new(move |request| route(request).into()));
+        self.add_page("patch", Some("PATCH"), pattern, page)
+    }
+
+    /// [`route`](Self::route) for DELETE.
+    pub fn delete<R: Into<Reply>>(
+        self,
+        pattern: &str,
+        route: impl Fn(&Request<'_>) -> R + Send + Sync + 'static,
+    ) -> Self {
+        let page = Page::Whole(Box::new(move |request| route(request).into()));
+        self.add_page("delete", Some("DELETE"), pattern, page)
+    }
+
+    /// [`route`](Self::route) for every method that has no route of its own under this pattern.
+    pub fn any<R: Into<Reply>>(
+        self,
+        pattern: &str,
+        route: impl Fn(&Request<'_>) -> R + Send + Sync + 'static,
+    ) -> Self {
+        let page = Page::Whole(Box::new(move |request| route(request).into()));
+        self.add_page("any", None, pattern, page)
+    }
+
+    /// A route that takes the body piece by piece as it arrives, of any length, with no memory but
+    /// its own: it is called with the head, and what it returns takes the pieces, or refuses the
+    /// body; see [`Upload`](crate::Upload).
+    pub fn upload<I: Into<Intake>>(
+        self,
+        method: &str,
+        pattern: &str,
+        route: impl Fn(&Request<'_>) -> I + Send + Sync + 'static,
+    ) -> Self {
+        let page = Page::Pieces(Box::new(move |request| route(request).into()));
+        self.add_page("upload", Some(method), pattern, page)
+    }
+
+    /// Serves the files below a directory, for GET and HEAD, at the paths that fit a pattern which
+    /// ends with `*`: what stands for that is the path of the file. `index.html` stands for its
+    /// directory. Content types go by the extension; `ETag` and `Last-Modified` by length and time
+    /// of change; requests may be conditional (RFC 9110 13) and for one range of bytes (14).
+    ///
+    /// Only regular files are served, and none whose name or whose directory's begins with a dot
+    /// (`.well-known` excepted). Symbolic links are followed inside of the directory and never out
+    /// of it, nor does `..` lead out. The directory must exist when the server is built; it is
+    /// found though it is moved later.
+    ///
+    /// Files up to 64 KiB are read at once; of longer ones at most 64 KiB at a time, when the client
+    /// has taken the last, and at most 1024 of them are open at a time (503 beyond that). Reading
+    /// happens on the worker's thread: files on a slow disk belong behind a server of their own.
+    pub fn files(self, pattern: &str, directory: impl AsRef<Path>) -> Self {
+        let directory = directory.as_ref();
+        if !pattern.ends_with("/*") {
+            return self
+                .mistaken(Error::config("files", format!("{pattern:?} must end with \"/*\"")));
+        }
+        match Files::new(directory) {
+            Ok(files) => {
+                let page = Page::Whole(Box::new(move |request| files.serve(request)));
+                self.add_page("files", Some("GET"), pattern, page)
+            }
+            Err(error) => {
+                let problem = format!("{} cannot be served: {error}", directory.display());
+                self.mistaken(Error::config("files", problem))
+            }
+        }
+    }
+
+    fn mistaken(mut self, mistake: Error) -> Self {
+        self.blame(mistake);
+        self
+    }
+
+    fn add_page(
+        mut self,
+        field: &'static str,
+        method: Option<&str>,
+        pattern: &str,
+        page: Page,
+    ) -> Self {
+        if let Err(problem) = self.paths.add_page(method, pattern, page) {
+            self.blame(Error::config(field, problem));
         }
         self
     }
@@ -384,6 +529,34 @@ impl ServerBuilder {
     /// decision; then 503. It never waits longer than `handshake_timeout` allows. Default 10 s.
     pub fn upgrade_timeout(mut self, timeout: Duration) -> Self {
         self.config.upgrade_timeout_ms = millis(timeout);
+        self
+    }
+
+    /// Largest body of a request that is put together for its route, in bytes; 413 beyond it. Memory
+    /// follows the bytes that arrived. An [`upload`](Self::upload) has no limit but its own. Default
+    /// 1 MiB; zero takes no body at all.
+    pub fn max_body(mut self, bytes: usize) -> Self {
+        self.config.max_body = bytes;
+        self
+    }
+
+    /// How long a body may take for each 16 KiB of it; then 408. While an upload is paused it does
+    /// not count. Default 30 s.
+    pub fn body_timeout(mut self, timeout: Duration) -> Self {
+        self.config.body_timeout_ms = millis(timeout);
+        self
+    }
+
+    /// How long an answer that [`Reply::later`] put off may take; then 503. Default 60 s.
+    pub fn response_timeout(mut self, timeout: Duration) -> Self {
+        self.config.response_timeout_ms = millis(timeout);
+        self
+    }
+
+    /// A connection on which a request was answered is closed if no other begins within this time.
+    /// The head of that one then has [`handshake_timeout`](Self::handshake_timeout). Default 60 s.
+    pub fn keep_alive_timeout(mut self, timeout: Duration) -> Self {
+        self.config.keep_alive_timeout_ms = millis(timeout);
         self
     }
 

@@ -1,18 +1,13 @@
 //! Upgrades that are decided later.
 //!
-//! Comes in: a decision, on any thread. Goes out: a word to the worker that waits for it, or the
-//! answer that nobody waits any more. Both halves hold one cell; whichever goes first tells the
-//! other there. Nothing here knows a connection's state, only its id.
+//! Comes in: a decision, on any thread. Goes out: the promise of it, kept or broken; how the worker
+//! learns of it is the affair of `promise`.
 
-use std::any::Any;
 use std::borrow::Cow;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{Decision, Upgrade};
-use crate::driver::ConnectionId;
-use crate::worker::mailbox::{Command, Shared};
-use crate::worker::route::guard;
+use crate::promise::{Gone, Promise, Waiting, promise};
 
 /// The right, and the duty, to decide about an upgrade that
 /// [`Upgrade::defer`] put off: on any thread, once.
@@ -69,21 +64,8 @@ use crate::worker::route::guard;
 #[must_use = "an upgrade that nobody decides about is answered with 500"]
 pub struct UpgradeTicket<S> {
     /// `None` once answered.
-    cell: Option<Arc<Cell<S>>>,
+    promise: Option<Promise<Upgrade<S>>>,
 }
-
-/// Nobody waits for the decision any more: the client has gone, the time was up, or the server
-/// has stopped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Gone;
-
-impl fmt::Display for Gone {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("nobody waits for this decision any more")
-    }
-}
-
-impl std::error::Error for Gone {}
 
 impl<S> UpgradeTicket<S> {
     /// [`Upgrade::accept`], now. `Ok` means that the worker will be told: if the client leaves in
@@ -117,19 +99,28 @@ impl<S> UpgradeTicket<S> {
             log::error!("a deferred upgrade was deferred again");
             upgrade = Upgrade::failed();
         }
-        self.cell.take().ok_or(Gone)?.answer(upgrade)
+        self.promise.take().ok_or(Gone)?.answer(upgrade)
+    }
+
+    /// Has `call` called, once, if the client leaves, the time is up or the server stops before
+    /// there is a decision: on the worker's thread, or at once if that is so already. It should
+    /// not block. A second call replaces the first.
+    pub fn on_gone(&self, call: impl FnOnce() + Send + 'static) {
+        if let Some(promise) = &self.promise {
+            promise.on_gone(Box::new(call));
+        }
     }
 
     /// True if nobody waits for the decision any more. What is false now may be true at once.
     pub fn is_gone(&self) -> bool {
-        self.cell.as_ref().is_none_or(|cell| matches!(*cell.lock(), State::Over))
+        self.promise.as_ref().is_none_or(Promise::is_gone)
     }
 }
 
 impl<S> Drop for UpgradeTicket<S> {
     fn drop(&mut self) {
-        if let Some(cell) = self.cell.take() {
-            let _ = cell.answer(Upgrade::failed());
+        if let Some(promise) = self.promise.take() {
+            let _ = promise.answer(Upgrade::failed());
         }
     }
 }
@@ -141,164 +132,14 @@ impl<S> fmt::Debug for UpgradeTicket<S> {
 }
 
 /// The two halves of an upgrade that is decided later.
-pub(super) fn ticket<S>() -> (UpgradeTicket<S>, Waiting<S>) {
-    let cell = Arc::new(Cell { state: Mutex::new(State::Pending(None)) });
-    (UpgradeTicket { cell: Some(Arc::clone(&cell)) }, Waiting { cell })
-}
-
-struct Cell<S> {
-    state: Mutex<State<S>>,
-}
-
-enum State<S> {
-    /// Nothing was decided. Who waits is known once `on_upgrade` has returned.
-    Pending(Option<Home>),
-    /// The worker has not yet looked.
-    Decided(Upgrade<S>),
-    /// The worker has taken the decision, or does not want it any more.
-    Over,
-}
-
-struct Home {
-    shared: Arc<Shared>,
-    id: ConnectionId,
-}
-
-impl<S> Cell<S> {
-    fn lock(&self) -> MutexGuard<'_, State<S>> {
-        // Nothing panics while the lock is held.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn replace(&self, state: State<S>) -> State<S> {
-        std::mem::replace(&mut *self.lock(), state)
-    }
-
-    fn answer(&self, upgrade: Upgrade<S>) -> Result<(), Gone> {
-        let mut state = self.lock();
-        let State::Pending(home) = &mut *state else { return Err(Gone) };
-        let home = home.take();
-        *state = State::Decided(upgrade);
-        // What a refused command leaves behind is dropped without the lock.
-        drop(state);
-        let Some(Home { shared, id }) = home else { return Ok(()) };
-        let mailbox = &shared.mailboxes[usize::from(id.worker())];
-        if mailbox.post_always(Command::Decide { id }).is_err() {
-            self.replace(State::Over);
-            return Err(Gone);
-        }
-        Ok(())
-    }
-}
-
-/// The worker's half. Dropping it tells the ticket that nobody waits any more.
-pub(crate) struct Waiting<S> {
-    cell: Arc<Cell<S>>,
-}
-
-impl<S> Waiting<S> {
-    /// The decision, if there is one; the ticket is void from here on.
-    pub(crate) fn take(&self) -> Option<Upgrade<S>> {
-        match self.cell.replace(State::Over) {
-            State::Decided(upgrade) => Some(upgrade),
-            State::Pending(_) | State::Over => None,
-        }
-    }
-}
-
-impl<S> Drop for Waiting<S> {
-    fn drop(&mut self) {
-        let state = self.cell.replace(State::Over);
-        // A session of the application that nobody wants: its end may panic.
-        let _ = guard(move || drop(state));
-    }
-}
-
-/// A [`Waiting`] without its session type.
-pub(crate) trait Pending: Any {
-    /// Says who waits. True if the decision is there already, and then nobody will be told.
-    fn attend(&self, shared: &Arc<Shared>, id: ConnectionId) -> bool;
-}
-
-impl<S: 'static> Pending for Waiting<S> {
-    fn attend(&self, shared: &Arc<Shared>, id: ConnectionId) -> bool {
-        match &mut *self.cell.lock() {
-            State::Pending(home) => {
-                *home = Some(Home { shared: Arc::clone(shared), id });
-                false
-            }
-            State::Decided(_) | State::Over => true,
-        }
-    }
-}
-
-impl fmt::Debug for dyn Pending {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Pending")
-    }
+pub(super) fn ticket<S>() -> (UpgradeTicket<S>, Waiting<Upgrade<S>>) {
+    let (promise, waiting) = promise();
+    (UpgradeTicket { promise: Some(promise) }, waiting)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::VecDeque;
-    use std::thread;
-
     use super::*;
-    use crate::config::Config;
-
-    fn shared() -> (Arc<Shared>, ConnectionId) {
-        (Arc::new(Shared::new(&Config::default(), Arc::default())), ConnectionId::new(0, 3, 7))
-    }
-
-    fn commands(shared: &Shared) -> usize {
-        let mut batch = VecDeque::new();
-        shared.mailboxes[0].take(&mut batch);
-        batch.len()
-    }
-
-    #[test]
-    fn a_decision_is_announced_once_and_taken_once() {
-        let (shared, id) = shared();
-        let (ticket, waiting) = ticket::<u32>();
-        assert!(!waiting.attend(&shared, id));
-        assert!(!ticket.is_gone());
-        assert_eq!(thread::spawn(move || ticket.accept(7)).join().expect("no panic"), Ok(()));
-        assert_eq!(commands(&shared), 1);
-        let Some(Upgrade { decision: Decision::Accept(7), .. }) = waiting.take() else {
-            panic!("what was decided");
-        };
-        assert!(waiting.take().is_none());
-    }
-
-    #[test]
-    fn a_decision_before_anybody_waits_is_found() {
-        let (shared, id) = shared();
-        let (ticket, waiting) = ticket::<u32>();
-        assert_eq!(ticket.accept(7), Ok(()));
-        assert!(waiting.attend(&shared, id));
-        assert!(waiting.take().is_some());
-        assert_eq!(commands(&shared), 0);
-    }
-
-    #[test]
-    fn whoever_has_gone_is_not_told() {
-        let (shared, id) = shared();
-        let session = Arc::new(());
-        let (early, waiting) = ticket::<Arc<()>>();
-        drop(waiting);
-        assert!(early.is_gone());
-        assert_eq!(early.accept(Arc::clone(&session)), Err(Gone));
-        let (late, waiting) = ticket::<Arc<()>>();
-        assert!(!waiting.attend(&shared, id));
-        assert_eq!(late.accept(Arc::clone(&session)), Ok(()));
-        drop(waiting);
-        assert_eq!(Arc::strong_count(&session), 1, "no session is left");
-        let (stopped, waiting) = ticket::<Arc<()>>();
-        assert!(!waiting.attend(&shared, id));
-        shared.mailboxes[0].stop();
-        assert_eq!(stopped.accept(Arc::clone(&session)), Err(Gone));
-        assert_eq!(Arc::strong_count(&session), 1, "no session is left");
-    }
 
     #[test]
     fn a_dropped_ticket_and_a_second_deferral_are_500() {

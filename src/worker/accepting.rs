@@ -81,7 +81,7 @@ impl Crank {
     fn start(&mut self, socket: AcceptedSocket, place: Place) {
         let core = &mut self.core;
         core.tally.accepted += 1;
-        let deadline_ms = after(core.now_ms, core.config.handshake_timeout_ms);
+        let deadline_ms = after(core.soon_ms, core.config.handshake_timeout_ms);
         if let Some(id) = core.seat(socket, place, deadline_ms) {
             if core.shared.tls.is_some()
                 && let Some(connection) = core.table.get_mut(id)
@@ -142,7 +142,7 @@ impl Core {
         place: Place,
         deadline_ms: u64,
     ) -> Option<ConnectionId> {
-        let id = self.table.insert(Connection::new(self.now_ms, deadline_ms));
+        let id = self.table.insert(Connection::new(self.soon_ms, deadline_ms));
         if let Err(error) = self.driver.adopt(id, socket) {
             log::warn!("a connection could not be adopted: {error}");
             self.table.remove(id);

@@ -8,16 +8,16 @@
 use std::any::{Any, TypeId};
 
 use super::Crank;
+use super::http::upgrade::Opening;
 use super::mailbox::{Command, Shared};
 use super::paths::Responsible;
 use super::places::{NoPlace, Place};
 use super::route::Begun;
 use super::shutdown::REASON;
-use super::upgrade::Opening;
 use crate::adopt::{AdoptError, Negotiated, NotAdopted};
 use crate::connection::{NEVER, subprotocol};
 use crate::driver::{AcceptedSocket, ConnectedSocket, ConnectionId};
-use crate::protocol::CloseCode;
+use crate::protocol::{CloseCode, Deflate, DeflateParameters};
 use crate::upgrade::Session;
 
 /// Makes the session of a connection on the thread of its worker.
@@ -53,6 +53,7 @@ pub(crate) struct Adoption {
     pub(super) place: Place,
     pub(super) route: u16,
     pub(super) subprotocol: Option<String>,
+    pub(super) deflate: Option<(Deflate, DeflateParameters)>,
     /// What the client sent behind its request.
     pub(super) leftover: Vec<u8>,
     /// `None` for the session that a connection begins with by default.
@@ -73,9 +74,9 @@ pub(crate) fn post(
         Err(error) => return Err(NotAdopted { error, socket }),
     };
     let mailbox = &shared.mailboxes[usize::from(place.worker())];
-    let Negotiated { subprotocol, .. } = negotiated;
+    let Negotiated { subprotocol, deflate, .. } = negotiated;
     let socket = socket.into_accepted();
-    let adoption = Adoption { socket, place, route, subprotocol, leftover, maker };
+    let adoption = Adoption { socket, place, route, subprotocol, deflate, leftover, maker };
     match mailbox.post_newcomer(Command::Adopt(Box::new(adoption))) {
         Ok(()) => Ok(()),
         Err(Command::Adopt(adoption)) => {
@@ -100,9 +101,7 @@ fn check(
     if maker.is_some_and(|maker| maker.session != shared.paths.session_type(route)) {
         return Err(AdoptError::WrongSession);
     }
-    if !negotiated.is_possible() {
-        return Err(AdoptError::InvalidSubprotocol);
-    }
+    negotiated.check(shared.paths.streams(route))?;
     if shared.refuses_newcomers() {
         return Err(AdoptError::Stopped);
     }
@@ -120,7 +119,7 @@ fn check(
 impl Crank {
     /// Another thread has handed a connection over.
     pub(super) fn adopt(&mut self, adoption: Adoption) {
-        let Adoption { socket, place, route, subprotocol, mut leftover, maker } = adoption;
+        let Adoption { socket, place, route, subprotocol, deflate, mut leftover, maker } = adoption;
         let core = &mut self.core;
         core.tally.adopted += 1;
         core.tally.bytes_received += leftover.len() as u64;
@@ -149,8 +148,7 @@ impl Crank {
             (None, None) => subprotocol::NONE,
         };
         let chosen = subprotocol.filter(|_| agreed == subprotocol::CHOSEN).map(Into::into);
-        let opening =
-            Opening { route, session, agreed, chosen, deflate: None, response: Vec::new() };
+        let opening = Opening { route, session, agreed, chosen, deflate, response: Vec::new() };
         self.open(id, opening, &mut leftover);
     }
 

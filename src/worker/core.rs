@@ -23,6 +23,7 @@ use crate::connection::{Connection, NEVER, Phase, Table, subprotocol};
 use crate::driver::{ConnectionId, Driver, DriverStats};
 use crate::error::CloseCause;
 use crate::figures::Tables;
+use crate::http::writing::DateText;
 use crate::outgoing::OutgoingPool;
 use crate::protocol::{BufferPool, DeflateParameters};
 use crate::tls::Scratch;
@@ -60,8 +61,10 @@ pub(crate) struct Core {
     pub(crate) postponed: Vec<ConnectionId>,
     /// What the pool will have inflated when the turn has inflated enough.
     pub(crate) inflate_until: u64,
-    /// The time of this turn.
+    /// When this turn began, rounded down: what is due then is due.
     pub(crate) now_ms: u64,
+    /// The same, rounded up: deadlines count from here, so that none comes before its time.
+    pub(crate) soon_ms: u64,
     pub(crate) config: Arc<Config>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) tally: Tally,
@@ -81,6 +84,8 @@ pub(crate) struct Core {
     pub(crate) turn_start_us: u64,
     /// What the driver had counted at the end of the last turn.
     driver_stats: DriverStats,
+    /// The text of Date in HTTP answers.
+    pub(crate) http_date: DateText,
     pub(crate) worker: u16,
     /// Where the connection belongs that is told of its end at the moment.
     pub(crate) ending_route: u16,
@@ -119,6 +124,7 @@ impl Core {
             postponed: Vec::new(),
             inflate_until: u64::MAX,
             now_ms,
+            soon_ms: now_ms,
             config,
             shared,
             tally: Tally::default(),
@@ -131,10 +137,23 @@ impl Core {
             buffered: 0,
             turn_start_us: 0,
             driver_stats: DriverStats::default(),
+            http_date: DateText::default(),
             worker,
             ending_route: 0,
             direct_send: DIRECT_SEND,
         }
+    }
+
+    /// A turn begins.
+    pub(crate) fn note_time(&mut self, now_us: u64) {
+        self.turn_start_us = now_us;
+        self.now_ms = now_us / 1000;
+        self.soon_ms = now_us.div_ceil(1000);
+    }
+
+    /// The moment after so many milliseconds; none is now.
+    pub(crate) fn moment_in(&self, ms: u64) -> u64 {
+        if ms == 0 { self.now_ms } else { self.soon_ms.saturating_add(ms) }
     }
 
     /// Adds what the driver counted since the last time to the tally.
@@ -201,7 +220,7 @@ impl Core {
         let Some(connection) = self.table.get_mut(id) else { return };
         connection.reading_paused = false;
         // The peer had no chance to show that it is alive.
-        connection.last_received_ms = self.now_ms;
+        connection.last_received_ms = self.soon_ms;
         if std::mem::take(&mut connection.pinged) {
             connection.deadline_ms = NEVER;
         }

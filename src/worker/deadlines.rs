@@ -11,7 +11,6 @@ use super::time::jitter;
 use crate::connection::{Connection, NEVER, Phase};
 use crate::driver::ConnectionId;
 use crate::error::CloseCause;
-use crate::protocol;
 
 impl Core {
     /// Sets the connection's timer to the earliest of its deadlines.
@@ -67,7 +66,7 @@ impl Core {
     pub(crate) fn drain_deadline(&self) -> u64 {
         match self.config.close_timeout_ms {
             0 => NEVER,
-            close_timeout_ms => after(self.now_ms, close_timeout_ms.max(LINGER_MS)),
+            close_timeout_ms => after(self.soon_ms, close_timeout_ms.max(LINGER_MS)),
         }
     }
 
@@ -102,6 +101,7 @@ impl Crank {
             // Without any grace, the Closes of this very turn have not left yet.
             self.flush_all();
             for id in self.core.table.ids() {
+                self.http_cut(id);
                 // Without any grace the Close was queued in this very turn.
                 self.core.flush(id);
                 self.end(id, CloseCause::Shutdown);
@@ -112,17 +112,15 @@ impl Crank {
     /// One of the connection's deadlines has passed; find out which.
     pub(super) fn timed_out(&mut self, id: ConnectionId) {
         let core = &mut self.core;
-        let (now_ms, config) = (core.now_ms, Arc::clone(&core.config));
+        let (now_ms, soon_ms) = (core.now_ms, core.soon_ms);
+        let config = Arc::clone(&core.config);
         if core.waits_for_reader(id) {
             return;
         }
         let Some(connection) = core.table.get_mut(id) else { return };
         match &connection.phase {
-            Phase::Upgrade(None) | Phase::Draining { .. } => core.release(id),
-            Phase::Upgrade(Some(upgrading)) if upgrading.deciding.is_some() => {
-                self.refuse(id, protocol::upgrade::Refusal::Undecided);
-            }
-            Phase::Upgrade(Some(_)) => self.refuse(id, protocol::upgrade::Refusal::Timeout),
+            Phase::Draining { .. } => core.release(id),
+            Phase::Http(_) => self.http_timed_out(id),
             Phase::Dialing(_) | Phase::Gone => {}
             Phase::Live(_) => {
                 let idle_ms = after(connection.last_received_ms, config.idle_timeout_ms);
@@ -143,7 +141,7 @@ impl Crank {
                     self.try_again(id);
                 } else {
                     connection.pinged = true;
-                    connection.deadline_ms = after(now_ms, config.pong_timeout_ms);
+                    connection.deadline_ms = after(soon_ms, config.pong_timeout_ms);
                     core.ping(id, b"");
                 }
             }

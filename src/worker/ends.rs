@@ -45,7 +45,7 @@ impl Crank {
                 self.core.say_close_notify(id);
                 self.end(id, CloseCause::Ended);
             }
-            Phase::Upgrade(_) => self.core.release(id),
+            Phase::Http(_) => self.http_ended(id),
             Phase::Dialing(_) => self.dialing_ended(id),
             Phase::Draining { finished, .. } => {
                 if *finished {

@@ -115,7 +115,8 @@ impl Core {
             && let Some(outgoing) = connection.outgoing.take()
         {
             self.outgoing.give(outgoing);
-            if connection.reading_paused && !connection.paused_by_handler {
+            let live = matches!(connection.phase, Phase::Live(_));
+            if live && connection.reading_paused && !connection.paused_by_handler {
                 // The socket was never full since, so no `Writable` will see to it.
                 self.resume_reading(id);
             }

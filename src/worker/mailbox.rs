@@ -46,8 +46,9 @@ pub(crate) enum Command {
     SendPrepared { id: ConnectionId, message: PreparedMessage },
     /// Publish a message to this worker's subscribers of the topic.
     Publish { topic: Arc<str>, message: PreparedMessage, key: Option<u64> },
-    /// Look at the decision about an upgrade that was put off.
-    Decide { id: ConnectionId },
+    /// Look at what another thread did for the request that this connection serves: a decision
+    /// about an upgrade, an answer, a piece of its body, the end of a pause.
+    Look { id: ConnectionId },
     /// Start the close handshake.
     Close { id: ConnectionId, code: CloseCode, reason: Box<str> },
     /// Make a connection.
@@ -397,6 +398,8 @@ counters! {
     tls_resumed,
     /// Opening handshakes completed, as server and as client, those of adopted connections included.
     opened,
+    /// Heads of HTTP requests that arrived whole, upgrade requests included.
+    requests,
     /// Attempts to connect to a server, the failed ones included.
     dialled,
     /// Attempts that did not lead to an open connection.

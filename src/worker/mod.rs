@@ -6,7 +6,7 @@
 //! counters.
 //!
 //! ```text
-//!  driver --Event--> Crank --+--> upgrade (request head -> 101 or an HTTP answer)
+//!  driver --Event--> Crank --+--> http    (requests -> routes -> answers, or 101)
 //!                            +--> dialing (our own connections, up to their 101)
 //!                            +--> feed    (frames -> Endpoint -> Route -> Handler)
 //!                            +--> end     (on_close once, then Draining or Gone)
@@ -26,6 +26,7 @@ mod deadlines;
 pub(crate) mod dialing;
 mod ends;
 mod flushing;
+pub(crate) mod http;
 pub(crate) mod mailbox;
 pub(crate) mod paths;
 pub(crate) mod places;
@@ -44,7 +45,6 @@ mod time;
 pub(crate) mod timers;
 pub(crate) mod topic_index;
 pub(crate) mod topics;
-mod upgrade;
 
 use std::collections::VecDeque;
 use std::io;
@@ -92,6 +92,8 @@ pub(crate) struct Crank {
     woken: bool,
     /// The server stops; whoever is still there at this moment is cut.
     stop_deadline_ms: Option<u64>,
+    /// Connections whose answer had its share of this turn and is not complete.
+    pumping: Vec<ConnectionId>,
     /// Until then nobody notices that the server will stop.
     announced_until_ms: u64,
 }
@@ -116,6 +118,7 @@ impl Worker {
             waiting: VecDeque::new(),
             woken: false,
             stop_deadline_ms: None,
+            pumping: Vec::new(),
             announced_until_ms: NEVER,
         };
         crank.start_handlers();
@@ -153,6 +156,7 @@ impl Worker {
         crank.see_to_dials();
         crank.resume_all();
         crank.go_on_postponed(postponed);
+        crank.pump_all();
         if !crank.core.notices.is_empty() {
             crank.notify();
         }
@@ -168,8 +172,8 @@ impl Worker {
     fn receive(&mut self, timeout_ms: Option<u64>) -> io::Result<bool> {
         let crank = &mut self.crank;
         crank.core.driver.wait(timeout_ms)?;
-        crank.core.turn_start_us = crank.core.driver.now_us();
-        crank.core.now_ms = crank.core.turn_start_us / 1000;
+        let now_us = crank.core.driver.now_us();
+        crank.core.note_time(now_us);
         let mut something = false;
         while let Some(event) = crank.core.driver.next_event(&mut self.memory) {
             something = true;
@@ -212,11 +216,9 @@ impl Crank {
     /// How long the next wait may last.
     fn timeout_ms(&self) -> Option<u64> {
         let core = &self.core;
-        if !core.notices.is_empty()
-            || !core.handshakes.is_empty()
-            || !core.postponed.is_empty()
-            || core.dials.has_news()
-        {
+        let news = !core.notices.is_empty() || !core.handshakes.is_empty();
+        let waits = !core.postponed.is_empty() || !self.pumping.is_empty();
+        if news || waits || core.dials.has_news() {
             return Some(0);
         }
         let mut deadline = self.core.timers.next_deadline().unwrap_or(NEVER);
@@ -280,7 +282,7 @@ impl Crank {
                 Command::Publish { topic, message, key } => {
                     self.core.publish_posted(&topic, &message, key);
                 }
-                Command::Decide { id } => self.decided(id),
+                Command::Look { id } => self.look(id),
                 Command::Connect(new) => self.core.dials.add(*new),
                 Command::Disconnect { dial } => self.core.dials.cancel(dial),
                 Command::Resolved(resolved) => self.resolved(resolved),

@@ -4,21 +4,43 @@ use std::any::TypeId;
 use std::fmt;
 use std::ops::Range;
 
+use crate::handler::Handler;
 use crate::http::router::{Parameters, Router};
-use crate::http::{Request, Response};
+use crate::http::{Intake, Reply, Request};
 use crate::origins::Origins;
 use crate::protocol::Deflate;
+use crate::protocol::upgrade::is_token;
 use crate::route_options::RouteOptions;
 
-/// Answers a plain GET.
-pub(crate) type Page = Box<dyn Fn(&Request<'_>) -> Response + Send + Sync>;
+/// Answers plain requests.
+pub(crate) enum Page {
+    /// Takes the body as a whole.
+    Whole(Box<dyn Fn(&Request<'_>) -> Reply + Send + Sync>),
+    /// Takes the body in pieces.
+    Pieces(Box<dyn Fn(&Request<'_>) -> Intake + Send + Sync>),
+}
 
 /// What is served under one pattern.
 #[derive(Default)]
 pub(crate) struct Entry {
     /// Index of the WebSocket route.
     websocket: Option<u16>,
-    page: Option<Page>,
+    /// By method.
+    pages: Vec<(Box<str>, Page)>,
+    /// For every method that has no page of its own.
+    any: Option<Page>,
+}
+
+impl Entry {
+    /// Who answers this method. HEAD is answered by GET, whose body is left out (RFC 9110 9.3.2).
+    fn page(&self, method: &str) -> Option<&Page> {
+        let find = |method: &str| {
+            let mut pages = self.pages.iter();
+            pages.find(|(other, _)| **other == *method).map(|(_, page)| page)
+        };
+        let own = find(method).or_else(|| find("GET").filter(|_| method == "HEAD"));
+        own.or(self.any.as_ref())
+    }
 }
 
 /// What the workers share of a WebSocket route.
@@ -38,8 +60,8 @@ pub(crate) struct Paths {
     router: Router<Entry>,
     websockets: Vec<WebSocketRoute>,
     subprotocols: Vec<String>,
-    /// Of each route's sessions.
-    session_types: Vec<TypeId>,
+    /// Of each route: the type of its sessions, and whether it takes messages in parts.
+    handlers: Vec<(TypeId, bool)>,
 }
 
 /// The most subprotocols of all routes together; the numbers above are for other purposes.
@@ -50,8 +72,8 @@ pub(crate) enum Responsible<'r> {
     /// The WebSocket route of this index.
     WebSocket(u16, Parameters<'r>),
     Page(&'r Page, Parameters<'r>),
-    /// The path leads somewhere, but not with this method: these are allowed.
-    OtherMethod(&'static str),
+    /// The path leads somewhere, but not with this method: these are allowed, as Allow lists them.
+    OtherMethod(String),
     /// Nobody but a WebSocket route, which was not asked for.
     WebSocketOnly,
     Nobody,
@@ -94,17 +116,40 @@ impl Paths {
         Ok(route)
     }
 
-    /// Adds a page.
+    /// Adds a page for a method, or for every method that has none of its own.
     ///
     /// # Errors
     ///
-    /// What is wrong with the pattern.
-    pub(crate) fn add_page(&mut self, pattern: &str, page: Page) -> Result<(), String> {
-        let entry = self.router.entry(pattern)?;
-        if entry.page.is_some() {
-            return Err(format!("pattern {pattern:?} is given twice"));
+    /// What is wrong with the method or the pattern.
+    pub(crate) fn add_page(
+        &mut self,
+        method: Option<&str>,
+        pattern: &str,
+        page: Page,
+    ) -> Result<(), String> {
+        if let Some(method) = method {
+            if !is_token(method) {
+                return Err(format!("{method:?} is no method: use a token, e.g. \"POST\""));
+            }
+            if method == "CONNECT" {
+                return Err("CONNECT asks for a tunnel, which is not served".into());
+            }
         }
-        entry.page = Some(page);
+        let entry = self.router.entry(pattern)?;
+        let twice = match method {
+            Some(method) => entry.pages.iter().any(|(other, _)| **other == *method),
+            None => entry.any.is_some(),
+        };
+        if twice {
+            return Err(match method {
+                Some(method) => format!("pattern {pattern:?} is given twice for {method}"),
+                None => format!("pattern {pattern:?} is given twice for any method"),
+            });
+        }
+        match method {
+            Some(method) => entry.pages.push((method.into(), page)),
+            None => entry.any = Some(page),
+        }
         Ok(())
     }
 
@@ -113,13 +158,19 @@ impl Paths {
         self.router.iter().next().is_none()
     }
 
-    /// Says of which type the sessions of the next route are, in the order of the routes.
-    pub(crate) fn note_session_type<S: 'static>(&mut self) {
-        self.session_types.push(TypeId::of::<S>());
+    /// Says who serves the next route, in the order of the routes.
+    pub(crate) fn note_handler<H: Handler>(&mut self) {
+        self.handlers.push((TypeId::of::<H::Session>(), H::STREAM));
     }
 
+    /// Of which type the sessions of a route are.
     pub(crate) fn session_type(&self, route: u16) -> TypeId {
-        self.session_types.get(usize::from(route)).copied().unwrap_or(TypeId::of::<Self>())
+        self.handlers.get(usize::from(route)).map_or(TypeId::of::<Self>(), |handler| handler.0)
+    }
+
+    /// Whether the handler of a route takes messages in parts.
+    pub(crate) fn streams(&self, route: u16) -> bool {
+        self.handlers.get(usize::from(route)).is_some_and(|handler| handler.1)
     }
 
     /// The settings of a WebSocket route.
@@ -140,27 +191,52 @@ impl Paths {
         asks_for_websocket: bool,
     ) -> Responsible<'r> {
         let for_websocket = asks_for_websocket && method == "GET";
-        let for_page = matches!(method, "GET" | "HEAD");
-        let (mut websocket, mut page) = (false, false);
+        let mut websocket = false;
+        let mut allowed: Vec<&str> = Vec::new();
         let found = self.router.find(path, |route, parameters| {
             let entry = &route.value;
             websocket |= entry.websocket.is_some();
-            page |= entry.page.is_some();
             if let Some(index) = entry.websocket
                 && for_websocket
             {
                 return Some(Responsible::WebSocket(index, parameters));
             }
-            let page = entry.page.as_ref().filter(|_| for_page)?;
-            Some(Responsible::Page(page, parameters))
+            if let Some(page) = entry.page(method) {
+                return Some(Responsible::Page(page, parameters));
+            }
+            for (method, _) in &entry.pages {
+                let head = (**method == *"GET").then_some("HEAD");
+                allowed.extend([&**method].into_iter().chain(head));
+            }
+            None
         });
-        match found {
-            Some(found) => found,
-            None if page => Responsible::OtherMethod("GET, HEAD"),
-            None if websocket && method == "GET" => Responsible::WebSocketOnly,
-            None if websocket => Responsible::OtherMethod("GET"),
-            None => Responsible::Nobody,
+        if let Some(found) = found {
+            return found;
         }
+        if websocket && method == "GET" {
+            return Responsible::WebSocketOnly;
+        }
+        if websocket {
+            allowed.push("GET");
+        }
+        if allowed.is_empty() {
+            // RFC 9112 3.2.4: the server as a whole.
+            let server = method == "OPTIONS" && path == "*";
+            return if server {
+                Responsible::OtherMethod("OPTIONS".into())
+            } else {
+                Responsible::Nobody
+            };
+        }
+        allowed.push("OPTIONS");
+        let mut list = String::new();
+        for (index, method) in allowed.iter().enumerate() {
+            if !allowed[..index].contains(method) {
+                list.push_str(if list.is_empty() { "" } else { ", " });
+                list.push_str(method);
+            }
+        }
+        Responsible::OtherMethod(list)
     }
 }
 
@@ -173,15 +249,16 @@ impl fmt::Debug for Paths {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::Response;
 
     fn paths() -> Paths {
         let mut paths = Paths::default();
-        let page = || Box::new(|_: &Request<'_>| Response::new(200));
+        let page = || Page::Whole(Box::new(|_: &Request<'_>| Response::new(200).into()));
         for pattern in ["/room/lobby", "/both"] {
             paths.add_websocket(pattern, RouteOptions::new()).expect("a good pattern");
         }
         for pattern in ["/room/:id", "/both"] {
-            paths.add_page(pattern, page()).expect("a good pattern");
+            paths.add_page(Some("GET"), pattern, page()).expect("a good pattern");
         }
         paths
     }
@@ -205,8 +282,9 @@ mod tests {
             ("GET", "/room/7", true, r#"page {"id": "7"}"#),
             ("HEAD", "/both", true, "page {}"),
             ("GET", "/both", true, "route 1"),
-            ("POST", "/both", true, "only GET, HEAD"),
-            ("get", "/room/lobby", false, "only GET, HEAD"),
+            ("POST", "/both", true, "only GET, HEAD, OPTIONS"),
+            ("OPTIONS", "/both", true, "only GET, HEAD, OPTIONS"),
+            ("get", "/room/lobby", false, "only GET, HEAD, OPTIONS"),
             ("GET", "/room", true, "nobody"),
         ] {
             assert_eq!(answer(&paths, method, path, upgrade), expected, "{method} {path}");
@@ -214,7 +292,8 @@ mod tests {
         let mut paths = Paths::default();
         paths.add_websocket("/", RouteOptions::new()).expect("a good pattern");
         assert_eq!(answer(&paths, "GET", "/", false), "only by upgrade");
-        assert_eq!(answer(&paths, "HEAD", "/", true), "only GET");
+        assert_eq!(answer(&paths, "HEAD", "/", true), "only GET, OPTIONS");
+        assert_eq!(answer(&paths, "OPTIONS", "*", false), "only OPTIONS");
     }
 
     #[test]

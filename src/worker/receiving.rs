@@ -19,9 +19,9 @@ impl Crank {
     #[inline]
     pub(super) fn received(&mut self, id: ConnectionId, bytes: &mut [u8]) {
         let core = &mut self.core;
-        let now_ms = core.now_ms;
+        let soon_ms = core.soon_ms;
         let Some(connection) = core.table.get_mut(id) else { return };
-        connection.last_received_ms = now_ms;
+        connection.last_received_ms = soon_ms;
         core.tally.bytes_received += bytes.len() as u64;
         if connection.pinged {
             connection.pinged = false;
@@ -58,7 +58,7 @@ impl Crank {
                 }
             }
             Phase::Live(_) => self.take_input(id, bytes),
-            Phase::Upgrade(_) => self.upgrade(id, bytes),
+            Phase::Http(_) => self.http(id, bytes),
             Phase::Dialing(_) => self.dialing_received(id, bytes),
             Phase::Draining { discarded, .. } => {
                 *discarded += bytes.len();
@@ -142,7 +142,7 @@ impl Crank {
         connection.blocked = false;
         if connection.pinged {
             // The ping may have waited behind what leaves only now.
-            connection.deadline_ms = after(core.now_ms, core.config.pong_timeout_ms);
+            connection.deadline_ms = after(core.soon_ms, core.config.pong_timeout_ms);
             core.arm_timer(id);
         }
         core.flush(id);
@@ -150,7 +150,11 @@ impl Crank {
         self.bury();
         let core = &mut self.core;
         let Some(connection) = core.table.get_mut(id) else { return };
-        let Phase::Live(live) = &connection.phase else { return };
+        let live = match &connection.phase {
+            Phase::Live(live) => live,
+            Phase::Http(_) => return self.http_writable(id),
+            Phase::Dialing(_) | Phase::Draining { .. } | Phase::Gone => return,
+        };
         let (route, session) = (usize::from(live.route), live.session);
         if connection.unsent_len() > low_water {
             return;

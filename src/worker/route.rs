@@ -18,9 +18,9 @@ use crate::error::Close;
 use crate::fragment::Fragment;
 use crate::handler::Handler;
 use crate::http::Response;
+use crate::promise::{Pending, Waiting};
 use crate::protocol::Message;
 use crate::publish::{Dropped, Subscription};
-use crate::upgrade::ticket::{Pending, Waiting};
 use crate::upgrade::{Decision, Session, Upgrade, UpgradeRequest};
 use crate::websocket::WebSocket;
 
@@ -161,7 +161,7 @@ impl<H: Handler> Route for RouteOf<H> {
     }
 
     fn decided(&mut self, pending: &dyn Any) -> Verdict {
-        let waiting = pending.downcast_ref::<Waiting<H::Session>>();
+        let waiting = pending.downcast_ref::<Waiting<Upgrade<H::Session>>>();
         debug_assert!(waiting.is_some(), "made by this route");
         let upgrade = waiting.and_then(Waiting::take);
         self.obey(upgrade.unwrap_or_else(Upgrade::failed))

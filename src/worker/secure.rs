@@ -219,7 +219,7 @@ impl Crank {
         match connection.phase {
             // Nobody reads it any more, so nobody deciphers it.
             Phase::Draining { .. } | Phase::Gone => return self.dispatch(id, bytes),
-            Phase::Upgrade(_) | Phase::Dialing(_) | Phase::Live(_) => {}
+            Phase::Http(_) | Phase::Dialing(_) | Phase::Live(_) => {}
         }
         if tls.is_open() {
             return self.decipher(id, bytes);
@@ -290,7 +290,7 @@ impl Crank {
     fn shake(&mut self, id: ConnectionId) {
         let core = &mut self.core;
         let Some(connection) = core.table.get_mut(id) else { return };
-        if !matches!(connection.phase, Phase::Upgrade(_) | Phase::Live(_)) {
+        if !matches!(connection.phase, Phase::Http(_) | Phase::Live(_)) {
             return;
         }
         let Some(tls) = &mut connection.tls else { return };
@@ -348,7 +348,7 @@ impl Crank {
                 let close = Close { code: 1006, reason: "", cause: CloseCause::Tls };
                 self.finish(id, close, After::Drain);
             }
-            Phase::Upgrade(_) => {
+            Phase::Http(_) => {
                 connection.phase =
                     Phase::Draining { discarded: 0, finished: false, server_first: false };
                 connection.deadline_ms = deadline_ms;

@@ -79,7 +79,7 @@ impl Core {
     /// The socket was full and has taken bytes. If those were the last, up to our Close, the time
     /// for the answer counts from now.
     pub(super) fn note_goodbye_left(&mut self, id: ConnectionId) {
-        let deadline_ms = after(self.now_ms, self.config.close_timeout_ms);
+        let deadline_ms = after(self.soon_ms, self.config.close_timeout_ms);
         let Some(connection) = self.table.get_mut(id) else { return };
         if self.stopping.began
             && !connection.blocked
@@ -99,7 +99,7 @@ impl Crank {
         }
         if self.stop_deadline_ms.is_none() {
             let announce_ms = shared.shutdown_announce_ms.load(Ordering::Acquire);
-            let until_ms = self.core.now_ms.saturating_add(announce_ms);
+            let until_ms = self.core.moment_in(announce_ms);
             self.announced_until_ms = self.announced_until_ms.min(until_ms);
             if self.announced_until_ms > self.core.now_ms {
                 return;
@@ -112,7 +112,7 @@ impl Crank {
     /// No new connections from here on, Close 1001 to everyone. May be called again; what is
     /// shorter counts.
     fn stop(&mut self, grace_ms: u64, spread_ms: u64) {
-        let deadline_ms = self.core.now_ms.saturating_add(grace_ms);
+        let deadline_ms = self.core.moment_in(grace_ms);
         match &mut self.stop_deadline_ms {
             Some(earlier) => *earlier = (*earlier).min(deadline_ms),
             None => {
@@ -136,20 +136,13 @@ impl Crank {
         }
     }
 
-    /// 503 to requests under way. Whoever has only connected so far may have sent one that was not
-    /// read yet: it gets its 503, too.
+    /// 503 to requests that have not arrived whole; those that have are answered within the grace.
+    /// Whoever has only connected so far, or waits between two requests, may have sent one that was
+    /// not read yet: it gets its 503, too.
     fn refuse_requests(&mut self, grace_ms: u64) {
-        let deadline_ms = self.core.now_ms.saturating_add(grace_ms.min(LINGER_MS));
+        let deadline_ms = self.core.moment_in(grace_ms.min(LINGER_MS));
         for id in self.core.table.ids() {
-            let Some(connection) = self.core.table.get_mut(id) else { continue };
-            match &connection.phase {
-                Phase::Upgrade(None) => {
-                    connection.deadline_ms = connection.deadline_ms.min(deadline_ms);
-                    self.core.arm_timer(id);
-                }
-                Phase::Upgrade(Some(_)) => self.refuse(id, Refusal::Busy),
-                Phase::Live(_) | Phase::Dialing(_) | Phase::Draining { .. } | Phase::Gone => {}
-            }
+            self.http_stop(id, deadline_ms);
         }
     }
 

@@ -53,7 +53,7 @@ impl Core {
         if lifetime_ms != 0 {
             let early_ms = jitter(id, lifetime_ms / 8);
             self.lifetimes
-                .set(id.slot() as u32, self.now_ms.saturating_add(lifetime_ms - early_ms));
+                .set(id.slot() as u32, self.soon_ms.saturating_add(lifetime_ms - early_ms));
         }
     }
 }

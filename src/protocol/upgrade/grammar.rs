@@ -21,7 +21,7 @@ const TOKEN: [bool; 256] = {
 };
 
 /// Whether the byte may stand in a token (RFC 9110 5.6.2).
-pub(super) fn is_token_char(byte: u8) -> bool {
+pub(crate) fn is_token_char(byte: u8) -> bool {
     TOKEN[usize::from(byte)]
 }
 
@@ -38,7 +38,7 @@ pub(super) fn is_field_value(value: &[u8]) -> bool {
 }
 
 /// Cuts off leading and trailing SP and HTAB (RFC 9110 5.6.3: `OWS`).
-pub(super) fn trim_blanks(mut value: &[u8]) -> &[u8] {
+pub(crate) fn trim_blanks(mut value: &[u8]) -> &[u8] {
     while let [b' ' | b'\t', rest @ ..] = value {
         value = rest;
     }
@@ -50,7 +50,7 @@ pub(super) fn trim_blanks(mut value: &[u8]) -> &[u8] {
 
 /// The elements of a comma-separated list, trimmed; empty elements are left out
 /// (RFC 9110 5.6.1.2). Elements are not checked.
-pub(super) fn list_elements(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+pub(crate) fn list_elements(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|&byte| byte == b',').map(trim_blanks).filter(|element| !element.is_empty())
 }
 

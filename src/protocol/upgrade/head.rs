@@ -71,6 +71,11 @@ impl HeadScanner {
         HeadScanner { at: 0, part_start: 0, lines: 0, state: State::Method }
     }
 
+    /// True once a byte was looked at.
+    pub(crate) const fn has_begun(&self) -> bool {
+        self.at != 0
+    }
+
     /// A scanner for the response to a client's request.
     pub(super) const fn for_response() -> Self {
         HeadScanner { at: 0, part_start: 0, lines: 0, state: State::StatusLine }

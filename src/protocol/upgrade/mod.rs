@@ -68,7 +68,8 @@ mod target;
 mod tests;
 mod tunnel;
 
-pub(crate) use grammar::is_token;
+pub(crate) use grammar::{is_token, is_token_char, list_elements};
+pub(crate) use response::{begin_response, check_header, push_header};
 pub(crate) use target::is_authority;
 pub(crate) use tunnel::{ProxyHandshake, read_answer};
 
@@ -80,6 +81,7 @@ pub use negotiate::{
     Subprotocols,
 };
 pub use refusal::Refusal;
+pub(crate) use request::Expectation;
 pub use request::{BodyLength, HeaderValues, Headers, HttpVersion, Request};
 pub use response::{InvalidHeader, write_http_response};
 pub use server::ServerHandshake;

@@ -50,7 +50,7 @@ pub enum Refusal {
     RepeatedHost,
     /// Host is no host with optional port (RFC 9112 3.2). 400.
     InvalidHost,
-    /// Content-Length is no number, or several that differ (RFC 9112 6.3). 400.
+    /// Content-Length is no number, or there are several (RFC 9112 6.3). 400.
     InvalidContentLength,
     /// Transfer-Encoding is not exactly `chunked`, or the request is HTTP/1.0
     /// (RFC 9112 6.1, 6.3). 400.
@@ -59,6 +59,8 @@ pub enum Refusal {
     ConflictingBodyLength,
     /// Upgrade asked over HTTP/1.0 (RFC 6455 4.2.1). 400.
     UpgradeNeedsHttp11,
+    /// The chunked body is malformed (RFC 9112 7.1). 400.
+    InvalidChunk,
     /// An upgrade request that announces a body. 400.
     UpgradeWithBody,
     /// No Sec-WebSocket-Key (RFC 6455 4.2.1). 400.
@@ -83,8 +85,12 @@ pub enum Refusal {
     Timeout,
     /// The request has a body, and nobody here reads one. 413.
     BodyNotAccepted,
+    /// The body is longer than the limit. 413.
+    BodyTooLarge,
     /// The target is longer than the limit. 414.
     TargetTooLong,
+    /// Expect asks for something else than `100-continue` (RFC 9110 10.1.1). 417.
+    ExpectationFailed,
     /// Host is not one of this server's names (RFC 9110 7.4). 421.
     Misdirected,
     /// A plain request for something that is served over WebSocket only. 426.
@@ -105,13 +111,15 @@ pub enum Refusal {
     Busy,
     /// The application did not decide about the upgrade in time. 503.
     Undecided,
+    /// The application did not answer the request in time. 503.
+    Unanswered,
     /// A major version of HTTP other than 1 (RFC 9110 15.6.6). 505.
     HttpVersion,
 }
 
 impl Refusal {
     /// Every refusal, for tables of counters.
-    pub const ALL: [Refusal; 40] = [
+    pub const ALL: [Refusal; 44] = [
         Refusal::MalformedRequestLine,
         Refusal::LeadingEmptyLine,
         Refusal::InvalidTarget,
@@ -128,6 +136,7 @@ impl Refusal {
         Refusal::InvalidTransferEncoding,
         Refusal::ConflictingBodyLength,
         Refusal::UpgradeNeedsHttp11,
+        Refusal::InvalidChunk,
         Refusal::UpgradeWithBody,
         Refusal::MissingKey,
         Refusal::RepeatedKey,
@@ -140,7 +149,9 @@ impl Refusal {
         Refusal::MethodNotAllowed,
         Refusal::Timeout,
         Refusal::BodyNotAccepted,
+        Refusal::BodyTooLarge,
         Refusal::TargetTooLong,
+        Refusal::ExpectationFailed,
         Refusal::Misdirected,
         Refusal::UpgradeRequired,
         Refusal::MissingVersion,
@@ -151,6 +162,7 @@ impl Refusal {
         Refusal::TooManyHeaders,
         Refusal::Busy,
         Refusal::Undecided,
+        Refusal::Unanswered,
         Refusal::HttpVersion,
     ];
 
@@ -238,6 +250,7 @@ impl Refusal {
             Refusal::UpgradeNeedsHttp11 => {
                 (400, "upgrade_needs_http_1_1", "An upgrade to WebSocket needs HTTP/1.1.")
             }
+            Refusal::InvalidChunk => (400, "invalid_chunk", "The chunked body is malformed."),
             Refusal::UpgradeWithBody => {
                 (400, "upgrade_with_body", "An upgrade to WebSocket must not have a body.")
             }
@@ -264,7 +277,11 @@ impl Refusal {
             Refusal::BodyNotAccepted => {
                 (413, "body_not_accepted", "A request body is not accepted here.")
             }
+            Refusal::BodyTooLarge => (413, "body_too_large", "The request body is too large."),
             Refusal::TargetTooLong => (414, "target_too_long", "The request target is too long."),
+            Refusal::ExpectationFailed => {
+                (417, "expectation_failed", "Only 100-continue can be expected here.")
+            }
             Refusal::Misdirected => {
                 (421, "misdirected", "This server does not answer to that name.")
             }
@@ -287,6 +304,7 @@ impl Refusal {
             }
             Refusal::Busy => (503, "busy", "The server is busy."),
             Refusal::Undecided => (503, "undecided", "The server could not decide in time."),
+            Refusal::Unanswered => (503, "unanswered", "The server could not answer in time."),
             Refusal::HttpVersion => (505, "http_version", "Only HTTP/1.1 is understood."),
         }
     }

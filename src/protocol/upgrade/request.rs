@@ -11,7 +11,7 @@ use std::mem::MaybeUninit;
 use httparse::{Header, Status};
 
 use super::MAX_HEADERS;
-use super::grammar::{list_elements, trim_blanks};
+use super::grammar::list_elements;
 use super::refusal::Refusal;
 use super::target::{Target, is_authority};
 use crate::protocol::Limits;
@@ -41,6 +41,16 @@ impl BodyLength {
     pub fn is_empty(self) -> bool {
         matches!(self, BodyLength::None | BodyLength::Bytes(0))
     }
+}
+
+/// What a client waits for before it sends the body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Expectation {
+    None,
+    /// For 100.
+    Continue,
+    /// For something that nobody knows.
+    Unknown,
 }
 
 /// A well-formed request head. Borrows the bytes it was parsed from; about 2 KiB on the stack for
@@ -282,6 +292,25 @@ impl<'a> Request<'a> {
         self.known.upgrade_to_websocket && self.known.connection_upgrade
     }
 
+    /// Whether the client wants the connection to end after the answer (RFC 9112 9.6), or speaks
+    /// HTTP/1.0.
+    pub(crate) fn asks_to_close(&self) -> bool {
+        self.known.connection_close || self.version == HttpVersion::Http10
+    }
+
+    /// What Expect says (RFC 9110 10.1.1).
+    pub(crate) fn expectation(&self) -> Expectation {
+        match self.known.expect {
+            // RFC 9110 10.1.1: a server MUST ignore it in an HTTP/1.0 request.
+            _ if self.version == HttpVersion::Http10 => Expectation::None,
+            Field::Absent => Expectation::None,
+            Field::Once(value) if value.eq_ignore_ascii_case(b"100-continue") => {
+                Expectation::Continue
+            }
+            Field::Once(_) | Field::Repeated => Expectation::Unknown,
+        }
+    }
+
     pub(super) fn known(&self) -> &Known<'a> {
         &self.known
     }
@@ -373,6 +402,8 @@ pub(super) struct Known<'a> {
     pub(super) version: Field<'a>,
     pub(super) upgrade_to_websocket: bool,
     pub(super) connection_upgrade: bool,
+    pub(super) connection_close: bool,
+    pub(super) expect: Field<'a>,
     pub(super) has_extensions: bool,
     pub(super) has_subprotocols: bool,
     /// No Transfer-Encoding, and no Content-Length or one that is literally `0`.
@@ -387,6 +418,8 @@ impl<'a> Known<'a> {
             version: Field::Absent,
             upgrade_to_websocket: false,
             connection_upgrade: false,
+            connection_close: false,
+            expect: Field::Absent,
             has_extensions: false,
             has_subprotocols: false,
             is_without_body: true,
@@ -399,7 +432,11 @@ impl<'a> Known<'a> {
             match name.len() {
                 4 if is("host") => known.host.add(value),
                 7 if is("upgrade") => known.upgrade_to_websocket |= lists(value, b"websocket"),
-                10 if is("connection") => known.connection_upgrade |= lists(value, b"upgrade"),
+                6 if is("expect") => known.expect.add(value),
+                10 if is("connection") => {
+                    known.connection_upgrade |= lists(value, b"upgrade");
+                    known.connection_close |= lists(value, b"close");
+                }
                 14 if is("content-length") => {
                     content_length.add(value);
                     framing.add_content_length(value)?;
@@ -425,14 +462,12 @@ struct Framing<'a> {
 }
 
 impl Framing<'_> {
-    // RFC 9112 6.3(5): a list of equal numbers counts as one; anything else is an error.
+    // RFC 9112 6.3(5): one number. A list of equal ones may be taken for one or refused; nobody
+    // honest sends it, so it is refused.
     fn add_content_length(&mut self, value: &[u8]) -> Result<(), Refusal> {
-        for element in value.split(|&byte| byte == b',') {
-            let length = decimal(trim_blanks(element)).ok_or(Refusal::InvalidContentLength)?;
-            if self.content_length.is_some_and(|other| other != length) {
-                return Err(Refusal::InvalidContentLength);
-            }
-            self.content_length = Some(length);
+        let length = decimal(value).ok_or(Refusal::InvalidContentLength)?;
+        if self.content_length.replace(length).is_some() {
+            return Err(Refusal::InvalidContentLength);
         }
         Ok(())
     }

@@ -98,7 +98,7 @@ pub fn write_http_response(
 }
 
 /// Appends the status line.
-pub(super) fn begin_response(out: &mut Vec<u8>, status: u16) {
+pub(crate) fn begin_response(out: &mut Vec<u8>, status: u16) {
     let line = format!("HTTP/1.1 {status} {}\r\n", reason_phrase(status));
     out.extend_from_slice(line.as_bytes());
 }
@@ -111,7 +111,7 @@ pub(super) fn push_headers(out: &mut Vec<u8>, headers: &[(&str, &str)]) {
 }
 
 /// Appends one header line.
-pub(super) fn push_header(out: &mut Vec<u8>, name: &str, value: &[u8]) {
+pub(crate) fn push_header(out: &mut Vec<u8>, name: &str, value: &[u8]) {
     for part in [name.as_bytes(), b": ", value, b"\r\n"] {
         out.extend_from_slice(part);
     }
@@ -131,16 +131,23 @@ pub(super) fn check_headers(
     headers: &[(&str, &str)],
     is_reserved: impl Fn(&str) -> bool,
 ) -> Result<(), InvalidHeader> {
-    for (name, value) in headers {
-        if !is_token(name) {
-            return Err(InvalidHeader::Name);
-        }
-        if !is_field_value(value.as_bytes()) {
-            return Err(InvalidHeader::Value);
-        }
-        if is_reserved(name) {
-            return Err(InvalidHeader::Reserved);
-        }
+    headers.iter().try_for_each(|(name, value)| check_header(name, value, &is_reserved))
+}
+
+/// Checks one of them.
+pub(crate) fn check_header(
+    name: &str,
+    value: &str,
+    is_reserved: impl Fn(&str) -> bool,
+) -> Result<(), InvalidHeader> {
+    if !is_token(name) {
+        return Err(InvalidHeader::Name);
+    }
+    if !is_field_value(value.as_bytes()) {
+        return Err(InvalidHeader::Value);
+    }
+    if is_reserved(name) {
+        return Err(InvalidHeader::Reserved);
     }
     Ok(())
 }

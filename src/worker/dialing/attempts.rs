@@ -30,7 +30,7 @@ impl Crank {
             return self.attempt_failed(serial, DialError::Stopped);
         }
         core.tally.dialled += 1;
-        record.deadline_ms = after(core.now_ms, record.plan.connect_timeout_ms);
+        record.deadline_ms = after(core.soon_ms, record.plan.connect_timeout_ms);
         let plan = Arc::clone(&record.plan);
         match &plan.place {
             Place::Unix(path) => self.try_addresses(serial, vec![Remote::Unix(path.clone())]),
@@ -144,7 +144,7 @@ impl Crank {
     ) -> Option<io::Result<ConnectionId>> {
         let core = &mut self.core;
         let place = core.shared.places.take(core.worker, None).ok()?;
-        let id = core.table.insert(Connection::dialing(core.now_ms, serial));
+        let id = core.table.insert(Connection::dialing(core.soon_ms, serial));
         if let Err(error) = core.driver.connect(id, remote) {
             core.table.remove(id);
             return Some(Err(error));

@@ -410,7 +410,7 @@ impl Crank {
         let delay_ms = policy.and_then(|policy| policy.delay_ms(failures));
         match delay_ms {
             Some(delay_ms) => {
-                record.state = State::Waiting { until_ms: core.now_ms.saturating_add(delay_ms) };
+                record.state = State::Waiting { until_ms: core.soon_ms.saturating_add(delay_ms) };
                 core.dials.arm(serial);
             }
             None => drop(core.dials.forget(serial)),

@@ -116,7 +116,7 @@ impl Crank {
 
     /// The answer is no. What it says is of interest to whoever has to find out why.
     fn read_refusal(&mut self, id: ConnectionId, proxy: bool) {
-        let (now_ms, limits) = (self.core.now_ms, self.core.config.limits);
+        let (soon_ms, limits) = (self.core.soon_ms, self.core.config.limits);
         let Some(dialing) = self.dialing(id) else { return };
         let serial = dialing.dial;
         let Some((status, headers, head_len)) = read_answer(&dialing.received, &limits) else {
@@ -126,7 +126,7 @@ impl Crank {
         let response = Box::new(DialResponse { status, headers, body: Vec::new() });
         dialing.stage = Stage::Refusal { response, proxy };
         if let Some(record) = self.core.dials.records.get_mut(&serial) {
-            record.deadline_ms = record.deadline_ms.min(after(now_ms, BODY_MS));
+            record.deadline_ms = record.deadline_ms.min(after(soon_ms, BODY_MS));
             self.core.dials.arm(serial);
         }
         self.look_at_refusal(id);
@@ -214,7 +214,7 @@ impl Crank {
             endpoint = endpoint.with_deflate(plan.deflate, agreed);
         }
         connection.phase = Phase::Live(Live { endpoint, session, route, streams, client: true });
-        connection.last_received_ms = core.now_ms;
+        connection.last_received_ms = core.soon_ms;
         let slot = id.slot() as u32;
         if let Some(name) = subprotocol {
             connection.subprotocol = subprotocol::CHOSEN;

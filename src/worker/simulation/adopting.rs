@@ -28,8 +28,15 @@ fn adopt_one(world: &mut World, random: &mut Random, name: u32) -> Client {
         client.peer.send(&unread);
     }
     let place = world.shared.places.take(0, None).expect("there is room");
-    let adoption =
-        Adoption { socket, place, route: 0, subprotocol: None, leftover: early, maker: None };
+    let adoption = Adoption {
+        socket,
+        place,
+        route: 0,
+        subprotocol: None,
+        deflate: None,
+        leftover: early,
+        maker: None,
+    };
     world.worker.crank.adopt(adoption);
     world.worker.crank.bury();
     client

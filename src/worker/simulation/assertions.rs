@@ -1,11 +1,13 @@
 //! What holds at the end of every turn, and when everybody has left.
 
 use super::world::World;
-use crate::connection::{Connection, NEVER, Phase};
+use crate::config::Config;
+use crate::connection::http::Stage;
+use crate::connection::{Connection, Http, NEVER, Phase};
 use crate::driver::ConnectionId;
 use crate::worker::core::SPARE_BYTES;
+use crate::worker::http::MAX_HELD;
 use crate::worker::schedule::Owner;
-use crate::worker::upgrade::MAX_HELD;
 
 /// Frames that are queued whatever the limit says: the 101, one pong, keep-alive pings, a Close.
 const CONTROL_FRAMES: usize = 1024;
@@ -82,17 +84,11 @@ fn check(world: &World, id: ConnectionId, connection: &Connection) -> Result<(),
     let waits = connection.blocked || connection.paused_by_handler;
     rule(!holds_input || waits, "holds input, and nobody will look at it")?;
     rule(!holds_input || connection.reading_paused, "holds input and reads more")?;
-    let upgrading = match &connection.phase {
-        Phase::Upgrade(upgrading) => upgrading.as_ref(),
-        _ => None,
-    };
-    if let Some(deciding) = upgrading.and_then(|upgrading| upgrading.deciding.as_ref()) {
-        // The decision will resume it, or its deadline.
-        rule(armed_ms != NEVER, "waits for a decision for ever")?;
-        return rule(
-            deciding.held.len() <= MAX_HELD + 2 * config.receive_buffer,
-            "holds too much before it is open",
-        );
+    if let Phase::Http(http) = &connection.phase {
+        return match http {
+            Some(http) => check_http(http, connection, armed_ms, config),
+            None => rule(!connection.reading_paused, "has sent nothing and is not read"),
+        };
     }
     rule(!connection.reading_paused || waits, "is paused, and nobody will resume it")?;
     let paused = connection.reading_paused || !connection.paused_by_handler;
@@ -119,6 +115,39 @@ fn check(world: &World, id: ConnectionId, connection: &Connection) -> Result<(),
             )
         }
         _ => rule(!connection.reading_paused, "drains, but does not read"),
+    }
+}
+
+/// The same for one that speaks HTTP.
+fn check_http(
+    http: &Http,
+    connection: &Connection,
+    armed_ms: u64,
+    config: &Config,
+) -> Result<(), &'static str> {
+    let rule = |holds: bool, rule| if holds { Ok(()) } else { Err(rule) };
+    let full = connection.unsent_len() > config.high_water();
+    let reason = match &http.stage {
+        Stage::Head => full && !http.input.is_empty(),
+        Stage::Receiving(receiving) => receiving.is_paused(),
+        Stage::Deciding(_) | Stage::Owed(_) | Stage::Streaming(_) => http.input.len() >= MAX_HELD,
+    };
+    rule(connection.reading_paused == reason, "is read or not read without a reason")?;
+    rule(
+        http.input.len() <= MAX_HELD + 2 * config.receive_buffer,
+        "holds too much before it is answered",
+    )?;
+    match &http.stage {
+        Stage::Deciding(_) => rule(armed_ms != NEVER, "waits for a decision for ever"),
+        Stage::Owed(_) => rule(armed_ms != NEVER, "waits for an answer for ever"),
+        Stage::Receiving(receiving) => {
+            let timed = receiving.is_paused() || config.body_timeout_ms == 0;
+            rule(timed || armed_ms != NEVER, "waits for a body for ever")
+        }
+        Stage::Streaming(streaming) => {
+            rule(!connection.blocked || !streaming.queued, "goes on though its socket is full")
+        }
+        Stage::Head => rule(!connection.peer_ended || full, "waits for a peer that has gone"),
     }
 }
 

@@ -5,7 +5,7 @@ use super::client::Client;
 use super::log::echo;
 use super::world::{Setup, World};
 use crate::config::Config;
-use crate::connection::{Phase, Upgrading};
+use crate::connection::{Http, Phase};
 use crate::driver::simulated::{Faults, Random, ReadRate, for_each_seed};
 use crate::error::CloseCause;
 use crate::protocol::{CloseCode, Message};
@@ -64,9 +64,9 @@ fn accepted_ms(world: &mut World, client: &mut Client) -> u64 {
 }
 
 /// The part of the request that has arrived; `None` if the opening handshake was given up.
-fn upgrading<'w>(world: &'w World, client: &Client) -> Option<&'w Option<Box<Upgrading>>> {
+fn requesting<'w>(world: &'w World, client: &Client) -> Option<&'w Option<Box<Http>>> {
     match &world.worker.crank.core.table.get(client.id?)?.phase {
-        Phase::Upgrade(upgrading) => Some(upgrading),
+        Phase::Http(http) => Some(http),
         _ => None,
     }
 }
@@ -90,8 +90,8 @@ fn a_request_has_its_time_and_no_more() {
         let mut request = Client::request().into_iter();
         let (mut sent, mut arrived) = (false, false);
         assert_ends(&mut world, &mut client, start_ms, timeout_ms, |world, client| {
-            let Some(upgrading) = upgrading(world, client) else { return true };
-            arrived |= upgrading.is_some();
+            let Some(http) = requesting(world, client) else { return true };
+            arrived |= http.is_some();
             // The last byte of the request never comes.
             if trickles && request.len() > 1 {
                 client.peer.send(request.next().as_slice());

@@ -7,7 +7,7 @@ use super::world::{Setup, World};
 use crate::config::Config;
 use crate::driver::simulated::{Faults, Random, Seen, for_each_seed};
 use crate::error::CloseCause;
-use crate::upgrade::Gone;
+use crate::promise::Gone;
 
 /// Clients that do anything to a server that sends everything back, and that perhaps puts off
 /// whether they may come in.

@@ -8,6 +8,7 @@ use super::log::echo;
 use super::world::{Setup, World};
 use crate::config::Config;
 use crate::connection::Phase;
+use crate::connection::http::Stage;
 use crate::driver::simulated::{Faults, Random, ReadRate, Seen, for_each_seed};
 use crate::error::{CloseCause, SendError};
 use crate::worker::RELEASE_GRACE_MS;
@@ -127,7 +128,9 @@ fn assert_nobody_is_open(world: &World) {
         let open = match &table.get(id).expect("just listed").phase {
             Phase::Live(live) => live.endpoint.is_open(),
             // Whoever has sent nothing yet gets a 503 if it still does.
-            Phase::Upgrade(upgrading) => upgrading.is_some(),
+            Phase::Http(http) => {
+                http.as_ref().is_some_and(|http| matches!(http.stage, Stage::Head))
+            }
             Phase::Dialing(_) | Phase::Draining { .. } | Phase::Gone => false,
         };
         assert!(!open, "seed {}: {id:?} is not told of the end", world.seed);

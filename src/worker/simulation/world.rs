@@ -15,11 +15,11 @@ use crate::connection::NEVER;
 use crate::driver::simulated::{Faults, Network, Random};
 use crate::handle::Handle;
 use crate::handler::Handler;
-use crate::http::Response;
+use crate::http::{Reply, Request, Response};
 use crate::route_options::RouteOptions;
 use crate::worker::Worker;
 use crate::worker::mailbox::Shared;
-use crate::worker::paths::Paths;
+use crate::worker::paths::{Page, Paths};
 use crate::worker::route::{Route, RouteOf};
 
 /// Bytes of the page at `/page`.
@@ -85,6 +85,11 @@ pub(super) struct World {
     pub(super) turns: u32,
 }
 
+/// Answers with [`PAGE`] bytes.
+fn page(_request: &Request<'_>) -> Reply {
+    Response::new(200).body(vec![b'p'; PAGE]).into()
+}
+
 impl World {
     fn new(setup: Setup, route: Box<dyn Route>, log: Rc<RefCell<Log>>) -> Self {
         let Setup { seed, faults, config, longest } = setup;
@@ -93,9 +98,7 @@ impl World {
         network.open_listener();
         let mut paths = Paths::default();
         paths.add_websocket("/", RouteOptions::new()).expect("a good pattern");
-        paths
-            .add_page("/page", Box::new(|_| Response::new(200).body(vec![b'p'; PAGE])))
-            .expect("a good pattern");
+        paths.add_page(Some("GET"), "/page", Page::Whole(Box::new(page))).expect("a good pattern");
         let config = Arc::new(config);
         let paths = Arc::new(paths);
         let shared = Arc::new(Shared::new(&config, Arc::clone(&paths)));
@@ -140,7 +143,7 @@ impl World {
     /// Time passes while the worker waits, as if it were in the middle of `wait`.
     fn pass(&mut self, ms: u64) {
         self.network.advance(ms);
-        self.worker.crank.core.now_ms = self.network.now_ms();
+        self.worker.crank.core.note_time(self.network.now_ms() * 1000);
     }
 
     /// One turn, or time passes until `end_ms` if nothing happens before.

@@ -215,8 +215,6 @@ fn upgrade_with_a_body_is_400() {
     for lines in [
         &["Content-Length: 1"][..],
         &["Content-Length: 00"],
-        &["Content-Length: 0, 0"],
-        &["Content-Length: 0", "Content-Length: 0"],
         &["Content-Length: 18446744073709551615"],
         &["Transfer-Encoding: chunked"],
     ] {
@@ -234,6 +232,9 @@ fn ambiguous_body_lengths_are_400_on_any_request() {
         (&["Content-Length: 0", "Transfer-Encoding: x"], Refusal::ConflictingBodyLength),
         (&["Content-Length: 5", "Content-Length: 6"], Refusal::InvalidContentLength),
         (&["Content-Length: 5, 6"], Refusal::InvalidContentLength),
+        // Even if they agree: whoever else reads this may take another one.
+        (&["Content-Length: 7, 7"], Refusal::InvalidContentLength),
+        (&["Content-Length: 7", "Content-Length: 7"], Refusal::InvalidContentLength),
         (&["Content-Length: +5"], Refusal::InvalidContentLength),
         (&["Content-Length: -5"], Refusal::InvalidContentLength),
         (&["Content-Length: 0x5"], Refusal::InvalidContentLength),
@@ -265,7 +266,6 @@ fn body_length_of_plain_requests_is_known() {
         (&["Host: a"][..], BodyLength::None, true),
         (&["Host: a", "Content-Length: 0"], BodyLength::Bytes(0), true),
         (&["Host: a", "Content-Length: 12"], BodyLength::Bytes(12), false),
-        (&["Host: a", "Content-Length: 7, 7", "Content-Length: 7"], BodyLength::Bytes(7), false),
         (&["Host: a", "Transfer-Encoding: Chunked"], BodyLength::Chunked, false),
     ] {
         let bytes = head("POST / HTTP/1.1", lines);
