@@ -67,7 +67,7 @@ use crate::protocol::{
 };
 use crate::random;
 #[cfg(feature = "tls-no-provider")]
-use crate::tls::{ClientTls, Roots, TlsError};
+use crate::tls::{ClientTls, Starter, TlsError};
 
 /// Bytes asked of the socket at a time.
 const READ_BYTES: usize = 64 * 1024;
@@ -117,7 +117,7 @@ impl ClientBuilder {
     }
 
     /// Whom to believe on `wss://` connections, and what else TLS needs. Default: whom this machine
-    /// believes, [`Roots::system`].
+    /// believes, [`Roots::system`](crate::tls::Roots::system).
     #[cfg(feature = "tls-no-provider")]
     pub fn tls(mut self, tls: impl Into<ClientTls>) -> Self {
         self.tls = Some(tls.into());
@@ -223,9 +223,10 @@ impl ClientBuilder {
             let failed = |error: TlsError| ClientError::Tls(error.to_string());
             let tls = match &self.tls {
                 Some(tls) => tls.clone(),
-                None => Roots::system().and_then(ClientTls::new).map_err(failed)?,
+                None => ClientTls::system().map_err(failed)?,
             };
-            return Secure::handshake(stream, tls.start(host).map_err(failed)?, deadline);
+            let starter = Starter::new(tls, host).map_err(failed)?;
+            return Secure::handshake(stream, starter.start().map_err(ClientError::Tls)?, deadline);
         }
         Ok(stream)
     }

@@ -19,6 +19,9 @@ use crate::config::millis;
 use crate::protocol::Deflate;
 use crate::protocol::upgrade::ClientHandshake;
 use crate::random;
+#[cfg(feature = "tls-no-provider")]
+use crate::tls::ClientTls;
+use crate::tls::Starter;
 
 /// Looks up a host and port, on a helper thread.
 type Resolve = Arc<dyn Fn(&str, u16) -> io::Result<Vec<SocketAddr>> + Send + Sync>;
@@ -61,10 +64,12 @@ pub struct Dial {
     connect_timeout_ms: u64,
     reconnect: Option<Reconnect>,
     worker: Option<u16>,
+    #[cfg(feature = "tls-no-provider")]
+    tls: Option<ClientTls>,
 }
 
 impl Dial {
-    /// A connection to `ws://HOST:PORT/PATH?QUERY`, `unix:PATH` or `ws+unix:PATH:/PATH?QUERY`. What
+    /// A connection to `ws://HOST:PORT/PATH?QUERY`, the same with `wss`, `unix:PATH` or `ws+unix:PATH:/PATH?QUERY`. What
     /// is wrong with it is said by `connect`.
     pub fn to(url: impl Into<String>) -> Self {
         Self {
@@ -79,6 +84,8 @@ impl Dial {
             connect_timeout_ms: 10_000,
             reconnect: None,
             worker: None,
+            #[cfg(feature = "tls-no-provider")]
+            tls: None,
         }
     }
 
@@ -173,9 +180,13 @@ impl Dial {
             Ok(url) => url,
             Err(reason) => return invalid("to", format!("{:?}: {reason}", self.url)),
         };
-        if url.secure {
-            return invalid("to", format!("{:?}: wss needs TLS, which is not there yet", self.url));
-        }
+        let secure = match (url.secure, &url.endpoint) {
+            (true, Endpoint::Tcp { host, .. }) => match self.starter(host) {
+                Ok(starter) => Some(starter),
+                Err(reason) => return invalid("tls", reason),
+            },
+            _ => None,
+        };
         if let Err(problem) = self.deflate.check() {
             return invalid("deflate", problem.into());
         }
@@ -200,6 +211,7 @@ impl Dial {
         let plan = Plan {
             place,
             tunnel,
+            secure,
             host: url.host,
             target,
             subprotocols: self.subprotocols.clone(),
@@ -214,6 +226,31 @@ impl Dial {
             Ok(()) => Ok(Arc::new(plan)),
             Err(error) => invalid("header", error.to_string()),
         }
+    }
+}
+
+#[cfg(feature = "tls-no-provider")]
+impl Dial {
+    /// Whom to believe on `wss://` connections, and what else TLS needs. Default: whom this machine
+    /// believes, [`Roots::system`](crate::tls::Roots::system).
+    pub fn tls(mut self, tls: impl Into<ClientTls>) -> Self {
+        self.tls = Some(tls.into());
+        self
+    }
+
+    fn starter(&self, host: &str) -> Result<Starter, String> {
+        let tls = match &self.tls {
+            Some(tls) => tls.clone(),
+            None => ClientTls::system().map_err(|error| error.to_string())?,
+        };
+        Starter::new(tls, host).map_err(|error| error.to_string())
+    }
+}
+
+#[cfg(not(feature = "tls-no-provider"))]
+impl Dial {
+    fn starter(&self, _host: &str) -> Result<Starter, String> {
+        Err(format!("{:?}: wss needs TLS: build with the feature `tls`", self.url))
     }
 }
 
@@ -303,6 +340,8 @@ pub(crate) struct Plan {
     /// What TCP connects to: the server, or the proxy.
     pub(crate) place: Place,
     pub(crate) tunnel: Option<Tunnel>,
+    /// What TLS begins with, if the URL wants it.
+    pub(crate) secure: Option<Starter>,
     host: String,
     target: String,
     subprotocols: Vec<String>,

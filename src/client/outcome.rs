@@ -82,6 +82,8 @@ pub enum DialStage {
     Connecting,
     /// Waiting for the proxy's answer to CONNECT.
     Tunnel,
+    /// Waiting for the TLS handshake.
+    Tls,
     /// Waiting for the server's answer (RFC 6455 4.1).
     Handshake,
 }
@@ -92,6 +94,7 @@ impl fmt::Display for DialStage {
             Self::Resolving => "looking up the host",
             Self::Connecting => "connecting",
             Self::Tunnel => "waiting for the proxy",
+            Self::Tls => "waiting for TLS",
             Self::Handshake => "waiting for the server's answer",
         })
     }
@@ -116,6 +119,9 @@ pub enum DialError {
     Proxy(Box<DialResponse>),
     /// The proxy's answer is not one.
     ProxyHandshake(HandshakeError),
+    /// The server failed to show that it is the one of the URL, or TLS failed otherwise: what is
+    /// wrong, in words.
+    Tls(String),
     /// The server answered with another status than 101: 401, 404, a redirect, ...
     Refused(Box<DialResponse>),
     /// The server's answer is not that of a WebSocket server, or agrees to what was not offered.
@@ -146,6 +152,7 @@ impl fmt::Display for DialError {
                 return write!(f, "the server answered with status {}", response.status);
             }
             Self::Handshake(error) => return write!(f, "the opening handshake failed: {error}"),
+            Self::Tls(reason) => return write!(f, "TLS failed: {reason}"),
             Self::Declined => "the handler gave no session",
             Self::TooManyConnections => "there are max_connections already",
             Self::Cancelled => "taken back by the application",

@@ -1,7 +1,5 @@
 //! Slots and generations.
 
-use slab::Slab;
-
 use super::Connection;
 use crate::driver::ConnectionId;
 
@@ -9,80 +7,99 @@ use crate::driver::ConnectionId;
 /// tenant finds nothing.
 #[derive(Debug)]
 pub(crate) struct Table {
-    slots: Slab<Connection>,
-    generations: Vec<u32>,
+    slots: Vec<Slot>,
+    /// The slot that was left last, or [`NONE`]; each free slot knows the one left before it.
+    free: u32,
+    len: usize,
     worker: u16,
 }
+
+#[derive(Debug)]
+struct Slot {
+    /// Of the present tenant, or of the next one.
+    generation: u32,
+    next_free: u32,
+    connection: Option<Connection>,
+}
+
+/// No slot.
+const NONE: u32 = u32::MAX;
 
 impl Table {
     /// Room for `capacity` connections; what is not used is address space, not memory.
     pub(crate) fn with_capacity(worker: u16, capacity: usize) -> Self {
-        let generations = Vec::with_capacity(capacity);
-        Self { slots: Slab::with_capacity(capacity), generations, worker }
+        Self { slots: Vec::with_capacity(capacity), free: NONE, len: 0, worker }
     }
 
     pub(crate) fn insert(&mut self, connection: Connection) -> ConnectionId {
-        let slot = self.slots.insert(connection);
-        if slot == self.generations.len() {
-            self.generations.push(1);
+        self.len += 1;
+        if let Some(slot) = self.slots.get_mut(self.free as usize) {
+            let index = std::mem::replace(&mut self.free, slot.next_free);
+            slot.connection = Some(connection);
+            return ConnectionId::new(self.worker, index, slot.generation);
         }
-        let slot32 = u32::try_from(slot).expect("max_connections keeps slots below 2^32");
-        ConnectionId::new(self.worker, slot32, self.generations[slot])
+        let index = u32::try_from(self.slots.len()).ok().filter(|&index| index != NONE);
+        let index = index.expect("max_connections keeps slots below 2^32");
+        self.slots.push(Slot { generation: 1, next_free: NONE, connection: Some(connection) });
+        ConnectionId::new(self.worker, index, 1)
     }
 
     /// The connection, if it is still this one.
     #[inline]
     pub(crate) fn get_mut(&mut self, id: ConnectionId) -> Option<&mut Connection> {
-        if id.worker() != self.worker || self.generations.get(id.slot()) != Some(&id.generation()) {
+        let slot = self.slots.get_mut(id.slot())?;
+        if slot.generation != id.generation() || id.worker() != self.worker {
             return None;
         }
-        self.slots.get_mut(id.slot())
+        slot.connection.as_mut()
     }
 
     /// The present tenant of a slot.
     #[inline]
     pub(crate) fn at_mut(&mut self, slot: u32) -> Option<(ConnectionId, &mut Connection)> {
-        let connection = self.slots.get_mut(slot as usize)?;
-        let generation = *self.generations.get(slot as usize)?;
-        Some((ConnectionId::new(self.worker, slot, generation), connection))
+        let Slot { generation, connection, .. } = self.slots.get_mut(slot as usize)?;
+        Some((ConnectionId::new(self.worker, slot, *generation), connection.as_mut()?))
     }
 
     /// See [`Self::get_mut`].
+    #[inline]
     pub(crate) fn get(&self, id: ConnectionId) -> Option<&Connection> {
-        if id.worker() != self.worker || self.generations.get(id.slot()) != Some(&id.generation()) {
+        let slot = self.slots.get(id.slot())?;
+        if slot.generation != id.generation() || id.worker() != self.worker {
             return None;
         }
-        self.slots.get(id.slot())
+        slot.connection.as_ref()
     }
 
     /// The id of the present tenant of a slot.
     pub(crate) fn id_of(&self, slot: u32) -> Option<ConnectionId> {
-        let index = slot as usize;
-        self.slots
-            .contains(index)
-            .then(|| ConnectionId::new(self.worker, slot, self.generations[index]))
+        let Slot { generation, connection, .. } = self.slots.get(slot as usize)?;
+        connection.is_some().then(|| ConnectionId::new(self.worker, slot, *generation))
     }
 
     /// Frees the slot. Its next tenant gets another generation.
     pub(crate) fn remove(&mut self, id: ConnectionId) -> Option<Connection> {
         self.get_mut(id)?;
-        self.generations[id.slot()] = id.generation().wrapping_add(1);
-        self.slots.try_remove(id.slot())
+        let slot = self.slots.get_mut(id.slot())?;
+        slot.generation = id.generation().wrapping_add(1);
+        slot.next_free = std::mem::replace(&mut self.free, id.slot() as u32);
+        self.len -= 1;
+        slot.connection.take()
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.slots.len()
+        self.len
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.slots.is_empty()
+        self.len == 0
     }
 
     /// Ids of all tenants.
     pub(crate) fn ids(&self) -> Vec<ConnectionId> {
-        self.slots
-            .iter()
-            .map(|(slot, _)| ConnectionId::new(self.worker, slot as u32, self.generations[slot]))
+        let taken = self.slots.iter().enumerate().filter(|(_, slot)| slot.connection.is_some());
+        taken
+            .map(|(index, slot)| ConnectionId::new(self.worker, index as u32, slot.generation))
             .collect()
     }
 }
@@ -90,6 +107,24 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_generation_costs_eight_bytes() {
+        assert_eq!(size_of::<Slot>(), size_of::<Connection>() + 8);
+    }
+
+    #[test]
+    fn slots_are_used_again_the_latest_first() {
+        let mut table = Table::with_capacity(0, 8);
+        let ids: Vec<_> = (0..4).map(|_| table.insert(Connection::new(0, 0))).collect();
+        for index in [1, 3, 0] {
+            assert!(table.remove(ids[index]).is_some());
+        }
+        let again: Vec<_> = (0..4).map(|_| table.insert(Connection::new(0, 0)).slot()).collect();
+        assert_eq!(again, [0, 3, 1, 4]);
+        assert_eq!((table.len(), table.ids().len(), table.is_empty()), (5, 5, false));
+        assert!(ids.iter().filter(|&&id| table.get(id).is_some()).eq([&ids[2]]));
+    }
 
     #[test]
     fn an_id_never_reaches_the_next_tenant_of_its_slot() {

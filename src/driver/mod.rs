@@ -317,6 +317,13 @@ pub(crate) trait Driver {
 
     /// Figures for tests and statistics.
     fn stats(&self) -> DriverStats;
+
+    /// The sum of all counters in [`DriverStats`]: cheap enough for every turn, and unchanged in
+    /// most of them.
+    fn mishaps(&self) -> u64 {
+        let stats = self.stats();
+        stats.stale_events + stats.buffers_exhausted
+    }
 }
 
 /// Counters of one driver.

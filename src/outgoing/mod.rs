@@ -65,27 +65,52 @@ pub(crate) struct Outgoing {
     /// When the socket last took something while it was full.
     pub(crate) progress_ms: u64,
     /// How many unsent bytes its worker has counted.
-    pub(crate) noted: usize,
+    noted: usize,
+    /// False if `bytes`, none of them sent, are all there is, as in most turns of most connections:
+    /// one test then stands for a look at every other field. Stays true until [`Self::reset`].
+    special: bool,
+    /// Capacity of everything but `bytes`, as of the last time that this was not plain.
+    aside_capacity: usize,
 }
 
 impl Outgoing {
     /// Where frames are appended, in call order. A pong that was waiting goes first.
+    #[inline]
     pub(crate) fn append(&mut self) -> &mut Vec<u8> {
-        if !self.pong.is_empty() {
+        if self.special && !self.pong.is_empty() {
             self.bytes.extend_from_slice(&self.pong);
             self.pong.clear();
         }
         &mut self.bytes
     }
 
+    /// True if [`Self::unsent`] is all there is, input that waits included.
+    #[inline]
+    pub(crate) fn is_plain(&self) -> bool {
+        !self.special
+    }
+
+    /// Notes how many unsent bytes the worker counts for it from now on; gives what it had noted.
+    pub(crate) fn note(&mut self, unsent: usize) -> usize {
+        self.special = true;
+        std::mem::replace(&mut self.noted, unsent)
+    }
+
+    /// What the worker counts for it.
+    pub(crate) fn noted(&self) -> usize {
+        self.noted
+    }
+
     /// Replaces the waiting pong.
     pub(crate) fn replace_pong(&mut self) -> &mut Vec<u8> {
+        self.special = true;
         self.pong.clear();
         &mut self.pong
     }
 
     /// Queues a frame that others have, too, without a copy. Counts with its whole length.
     pub(crate) fn append_shared(&mut self, frame: Arc<[u8]>) {
+        self.special = true;
         let at = self.append().len();
         self.aside_len += frame.len();
         self.shared.push_back(Shared { at, frame });
@@ -103,6 +128,7 @@ impl Outgoing {
     /// Keeps a frame until everything else has left. The socket must be full, or nobody would
     /// send it, and no frame may be parked under this key.
     pub(crate) fn park(&mut self, key: LatestKey, frame: Arc<[u8]>) {
+        self.special = true;
         self.latest.get_or_insert_default().park(key, frame);
     }
 
@@ -114,10 +140,11 @@ impl Outgoing {
     /// True if shared frames wait: then [`Self::unsent`] is not everything.
     #[inline]
     pub(crate) fn has_shared(&self) -> bool {
-        !self.shared.is_empty()
+        self.special && !self.shared.is_empty()
     }
 
     /// Copied bytes that the socket has not taken, shared frames between them left out.
+    #[inline]
     pub(crate) fn unsent(&self) -> &[u8] {
         &self.bytes[self.sent..]
     }
@@ -126,12 +153,16 @@ impl Outgoing {
     /// included.
     #[inline]
     pub(crate) fn unsent_len(&self) -> usize {
+        if !self.special {
+            return self.bytes.len();
+        }
         let parked = self.latest.as_ref().map_or(0, |latest| latest.len());
         self.bytes.len() - self.sent + self.aside_len + self.pong.len() + parked
     }
 
     /// Queues records of TLS behind those that wait, in front of everything else.
     pub(crate) fn append_sealed(&mut self, records: &[u8]) {
+        self.special = true;
         self.sealed.extend_from_slice(records);
         self.aside_len += records.len();
     }
@@ -217,6 +248,7 @@ impl Outgoing {
     /// The socket took `count` bytes of the stream.
     #[inline]
     pub(crate) fn advance(&mut self, count: usize) {
+        self.special |= count < self.bytes.len();
         if self.shared.is_empty() {
             self.sent += count;
         } else {
@@ -288,6 +320,7 @@ impl Outgoing {
 
     /// Keeps received bytes for later.
     pub(crate) fn hold(&mut self, input: &[u8]) {
+        self.special = true;
         if self.held_start > self.held.len() / 2 {
             self.held.drain(..self.held_start);
             self.held_start = 0;
@@ -297,7 +330,7 @@ impl Outgoing {
 
     /// True if received bytes wait.
     pub(crate) fn holds_input(&self) -> bool {
-        self.held.len() > self.held_start
+        self.special && self.held.len() > self.held_start
     }
 
     /// The received bytes that waited, from the index that comes with them.
@@ -311,6 +344,7 @@ impl Outgoing {
         if start == held.len() {
             held.clear();
         }
+        self.special = true;
         self.held_start = if held.is_empty() { 0 } else { start };
         self.held = held;
     }
@@ -327,14 +361,25 @@ impl Outgoing {
         self.held.len() - self.held_start
     }
 
+    /// Memory that a plain one keeps.
     fn capacity(&self) -> usize {
-        let shared = self.shared.capacity() * size_of::<Shared>();
-        let sealed = self.sealed.capacity();
-        self.bytes.capacity() + self.pong.capacity() + self.held.capacity() + shared + sealed
+        debug_assert!(self.is_plain());
+        self.bytes.capacity() + self.aside_capacity
     }
 
+    #[inline]
     fn reset(&mut self) {
         self.bytes.clear();
+        if self.special {
+            self.reset_special();
+        }
+    }
+
+    fn reset_special(&mut self) {
+        self.special = false;
+        let shared = self.shared.capacity() * size_of::<Shared>();
+        let (pong, held) = (self.pong.capacity(), self.held.capacity());
+        self.aside_capacity = pong + held + shared + self.sealed.capacity();
         self.pong.clear();
         self.held.clear();
         self.held_start = 0;
@@ -376,6 +421,7 @@ impl OutgoingPool {
     }
 
     /// An empty one.
+    #[inline]
     pub(crate) fn take(&mut self) -> Box<Outgoing> {
         self.lent += 1;
         match self.spare.pop() {
@@ -388,11 +434,12 @@ impl OutgoingPool {
     }
 
     /// Takes one back; whatever it still holds is dropped.
+    #[inline]
     pub(crate) fn give(&mut self, mut outgoing: Box<Outgoing>) {
         self.lent -= 1;
+        outgoing.reset();
         let capacity = outgoing.capacity();
         if self.spare.len() < 1024 && self.spare_bytes + capacity <= self.max_spare_bytes {
-            outgoing.reset();
             self.spare_bytes += capacity;
             self.spare.push(outgoing);
         }

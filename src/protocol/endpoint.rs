@@ -433,10 +433,16 @@ impl Endpoint {
         out: &mut Vec<u8>,
     ) {
         out.reserve(MAX_HEADER_LEN + payload.len());
-        // The usual case, spelt out: a server's short frame.
-        if let (Role::Server, len @ 0..=125) = (&self.role, payload.len()) {
+        if matches!(self.role, Role::Server) {
+            // The usual cases, spelt out.
             let first = u8::from(fin) << 7 | u8::from(rsv1) << 6 | opcode as u8;
-            out.extend_from_slice(&[first, len as u8]);
+            match payload.len() {
+                len @ 0..=125 => out.extend_from_slice(&[first, len as u8]),
+                len @ 126..=0xFFFF => {
+                    out.extend_from_slice(&[first, 126, (len >> 8) as u8, len as u8]);
+                }
+                len => out.extend_from_slice(&encode_header(fin, rsv1, opcode, len as u64, None)),
+            }
             out.extend_from_slice(payload);
             return;
         }

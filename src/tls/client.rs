@@ -1,7 +1,7 @@
 //! The settings of a client.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rustls::ClientConfig;
 use rustls::client::{Resumption, UnbufferedClientConnection};
@@ -38,6 +38,16 @@ impl ClientTls {
         Self::build(roots, Some(identity))
     }
 
+    /// The settings for servers that this machine believes; made once.
+    pub(crate) fn system() -> Result<Self, TlsError> {
+        static SYSTEM: OnceLock<ClientTls> = OnceLock::new();
+        if let Some(tls) = SYSTEM.get() {
+            return Ok(tls.clone());
+        }
+        let tls = Self::new(Roots::system()?)?;
+        Ok(SYSTEM.get_or_init(|| tls).clone())
+    }
+
     fn build(roots: Roots, identity: Option<Identity>) -> Result<Self, TlsError> {
         let builder = ClientConfig::builder_with_provider(provider()?)
             .with_protocol_versions(rustls::ALL_VERSIONS)
@@ -52,14 +62,34 @@ impl ClientTls {
         config.resumption = Resumption::in_memory_sessions(32);
         Ok(Self { config: Arc::new(config) })
     }
+}
 
-    /// The TLS of a new connection to the server of this name or address, without brackets.
-    pub(crate) fn start(&self, host: &str) -> Result<Box<Tls>, TlsError> {
+/// Begins TLS with one server.
+#[derive(Clone)]
+pub(crate) struct Starter {
+    tls: ClientTls,
+    name: ServerName<'static>,
+}
+
+impl Starter {
+    /// With the server of this name or address, without brackets.
+    pub(crate) fn new(tls: ClientTls, host: &str) -> Result<Self, TlsError> {
         let name = ServerName::try_from(host.to_owned())
             .map_err(|_| TlsError::Settings(format!("{host:?} is no name of a server")))?;
-        let session = UnbufferedClientConnection::new(Arc::clone(&self.config), name)
-            .map_err(|error| TlsError::Settings(error.to_string()))?;
-        Ok(Tls::client(session))
+        Ok(Self { tls, name })
+    }
+
+    /// A new connection; what is wrong, in words.
+    pub(crate) fn start(&self) -> Result<Box<Tls>, String> {
+        UnbufferedClientConnection::new(Arc::clone(&self.tls.config), self.name.clone())
+            .map(Tls::client)
+            .map_err(|error| error.to_string())
+    }
+}
+
+impl fmt::Debug for Starter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Starter").field("name", &self.name).finish_non_exhaustive()
     }
 }
 

@@ -48,12 +48,13 @@ pub use rustls;
 
 #[cfg(feature = "tls-no-provider")]
 pub(crate) use self::{
+    client::Starter,
     connection::{Exhausted, SEAL_ROOM, Tls},
     server::Acceptor,
 };
 
 #[cfg(not(feature = "tls-no-provider"))]
-pub(crate) use self::absent::{Acceptor, Exhausted, SEAL_ROOM, Tls};
+pub(crate) use self::absent::{Acceptor, Exhausted, SEAL_ROOM, Starter, Tls};
 
 /// Plaintext that is sealed at a time: eight records of the largest size (RFC 8446 5.1). So much,
 /// and what the records add to it, a connection holds at most when its socket is full.

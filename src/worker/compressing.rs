@@ -25,6 +25,7 @@ impl Core {
         id: ConnectionId,
         message: Message<'_>,
     ) -> Result<SendStatus, SendError> {
+        self.look_again = true;
         let needed = longest_frame(message.len());
         let high_water = self.config.high_water();
         let Some(connection) = self.table.get_mut(id) else { return Err(SendError::Gone) };

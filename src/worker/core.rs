@@ -91,6 +91,11 @@ pub(crate) struct Core {
     pub(crate) ending_route: u16,
     /// From which length on a payload is sent from where it lies; see [`Core::expect_more`].
     pub(super) direct_send: usize,
+    /// See [`Config::high_water`].
+    pub(super) high_water: usize,
+    /// Set by whatever may put a connection ahead of its peer, see [`Core::is_ahead`], so that it
+    /// is not looked up after every message.
+    pub(super) look_again: bool,
 }
 
 impl Core {
@@ -101,7 +106,7 @@ impl Core {
         shared: Arc<Shared>,
     ) -> Self {
         let now_ms = driver.now_ms();
-        let slots = config.reserved_slots();
+        let (slots, high_water) = (config.reserved_slots(), config.high_water());
         driver.reserve(slots);
         let mut timers = Wheel::new(now_ms);
         timers.reserve(slots);
@@ -141,6 +146,8 @@ impl Core {
             worker,
             ending_route: 0,
             direct_send: DIRECT_SEND,
+            high_water,
+            look_again: false,
         }
     }
 
@@ -157,7 +164,16 @@ impl Core {
     }
 
     /// Adds what the driver counted since the last time to the tally.
+    #[inline]
     pub(crate) fn note_driver_stats(&mut self) {
+        let noted = self.driver_stats.stale_events + self.driver_stats.buffers_exhausted;
+        if self.driver.mishaps() != noted {
+            self.add_driver_stats();
+        }
+    }
+
+    #[cold]
+    fn add_driver_stats(&mut self) {
         let stats = self.driver.stats();
         self.tally.receive_buffers_exhausted +=
             stats.buffers_exhausted - self.driver_stats.buffers_exhausted;
@@ -209,6 +225,7 @@ impl Core {
     }
 
     /// Lets other threads see what was counted since the last time.
+    #[inline]
     pub(crate) fn publish_figures(&mut self) {
         let counters = &self.shared.counters[usize::from(self.worker)];
         counters.add(&mut self.tally);
@@ -238,7 +255,7 @@ impl Core {
         connection.phase = Phase::Gone;
         let deadline_ms = std::mem::replace(&mut connection.deadline_ms, NEVER);
         if let Some(outgoing) = connection.outgoing.take() {
-            self.buffered -= outgoing.noted;
+            self.buffered -= outgoing.noted();
             if self.stopping.began {
                 self.stopping.report.unsent_bytes += outgoing.unsent_len() as u64;
             }

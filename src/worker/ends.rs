@@ -25,6 +25,13 @@ impl Crank {
     /// Carries out the ends that became due inside the core.
     #[inline]
     pub(super) fn bury(&mut self) {
+        if !self.core.doomed.is_empty() {
+            self.bury_all();
+        }
+    }
+
+    #[cold]
+    fn bury_all(&mut self) {
         while let Some((id, cause)) = self.core.doomed.pop() {
             self.end(id, cause);
         }

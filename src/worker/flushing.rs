@@ -4,7 +4,7 @@
 //! What the socket does not take stays in the queue, is counted, and leaves when the socket is
 //! writable again; meanwhile its peer is not read if too much waits.
 
-use std::io::IoSlice;
+use std::io::{self, IoSlice};
 
 use super::Crank;
 use super::core::{Core, LINGER_MS, after};
@@ -26,6 +26,48 @@ impl Core {
     /// Gives the socket what is queued, unless it is known to be full.
     #[inline]
     pub(crate) fn flush(&mut self, id: ConnectionId) {
+        let Some(connection) = self.table.get_mut(id) else { return };
+        // The usual case: a few frames, and a socket that takes them all.
+        if let Some(outgoing) = &connection.outgoing
+            && outgoing.is_plain()
+            && !outgoing.unsent().is_empty()
+            && !connection.blocked
+            && !connection.reading_paused
+            && connection.tls.is_none()
+            && matches!(connection.phase, Phase::Live(_))
+        {
+            let unsent = outgoing.unsent();
+            let sent = self.driver.send(id, &[IoSlice::new(unsent)]);
+            if matches!(sent, Ok(taken) if taken == unsent.len()) {
+                self.tally.bytes_sent += unsent.len() as u64;
+                if let Some(outgoing) = connection.outgoing.take() {
+                    self.outgoing.give(outgoing);
+                }
+                return;
+            }
+            return self.sent_in_part(id, sent);
+        }
+        self.flush_any(id);
+    }
+
+    /// The socket is full, or dead.
+    #[cold]
+    fn sent_in_part(&mut self, id: ConnectionId, sent: io::Result<usize>) {
+        let Some(connection) = self.table.get_mut(id) else { return };
+        match sent {
+            Ok(taken) => {
+                self.tally.bytes_sent += taken as u64;
+                if let Some(outgoing) = &mut connection.outgoing {
+                    outgoing.advance(taken);
+                }
+                self.block(id);
+            }
+            Err(error) => self.doomed.push((id, CloseCause::Io(error.kind()))),
+        }
+    }
+
+    /// Every case, the usual one included.
+    fn flush_any(&mut self, id: ConnectionId) {
         let Some(connection) = self.table.get_mut(id) else { return };
         if connection.blocked {
             // What others sent to it counts, too.
@@ -79,7 +121,7 @@ impl Core {
         let Some(connection) = self.table.get_mut(id) else { return };
         if let Some(outgoing) = &mut connection.outgoing {
             let unsent = outgoing.unsent_len();
-            let before = std::mem::replace(&mut outgoing.noted, unsent);
+            let before = outgoing.note(unsent);
             self.buffered = self.buffered + unsent - before;
         }
     }
@@ -109,7 +151,10 @@ impl Core {
         let now_ms = self.now_ms;
         let Some(connection) = self.table.get_mut(id) else { return };
         if let Some(outgoing) = &mut connection.outgoing {
-            self.buffered -= std::mem::take(&mut outgoing.noted);
+            self.buffered -= outgoing.noted();
+            if outgoing.noted() != 0 {
+                outgoing.note(0);
+            }
         }
         if connection.outgoing.as_ref().is_some_and(|outgoing| !outgoing.holds_input())
             && let Some(outgoing) = connection.outgoing.take()

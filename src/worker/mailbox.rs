@@ -4,6 +4,7 @@
 //! worker that owns the mailbox. A mailbox is bounded: full is an error value, never a wait.
 
 use std::collections::VecDeque;
+use std::mem::take;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -180,7 +181,7 @@ impl Mailbox {
     pub(crate) fn stop(&self) -> Lost {
         let mut queue = self.lock();
         queue.stopped = true;
-        let commands = std::mem::take(&mut queue.commands);
+        let commands = take(&mut queue.commands);
         // What a closure owns may use this very mailbox when it is dropped.
         drop(queue);
         let count = |which: fn(&Command) -> bool| {
@@ -352,7 +353,20 @@ macro_rules! counters {
 
         impl Counters {
             /// Adds the worker's tally and empties it.
+            #[inline]
             pub(crate) fn add(&self, tally: &mut Tally) {
+                // These four change in most turns; all others together in few of them.
+                increase(&self.messages_received, take(&mut tally.messages_received));
+                increase(&self.messages_sent, take(&mut tally.messages_sent));
+                increase(&self.bytes_received, take(&mut tally.bytes_received));
+                increase(&self.bytes_sent, take(&mut tally.bytes_sent));
+                if 0 $(| tally.$name)* != 0 {
+                    self.add_the_rest(tally);
+                }
+            }
+
+            #[cold]
+            fn add_the_rest(&self, tally: &mut Tally) {
                 $(
                     if tally.$name != 0 {
                         increase(&self.$name, tally.$name);

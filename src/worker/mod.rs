@@ -135,8 +135,8 @@ impl Worker {
 
     /// One round: wait, receive, obey, expire, flush.
     pub(crate) fn turn(&mut self) -> io::Result<()> {
-        let timeout_ms = self.crank.timeout_ms();
-        let due_ms = timeout_ms.map_or(NEVER, |ms| self.crank.core.now_ms.saturating_add(ms));
+        let due_ms = self.crank.due_ms();
+        let timeout_ms = (due_ms != NEVER).then(|| due_ms.saturating_sub(self.crank.core.now_ms));
         let postponed = self.crank.begin_inflating();
         let mut more = self.receive(timeout_ms)?;
         self.crank.shake_hands();
@@ -152,7 +152,9 @@ impl Worker {
         }
         let crank = &mut self.crank;
         crank.obey();
-        crank.expire();
+        if crank.earliest_ms() <= crank.core.now_ms || crank.stop_deadline_ms.is_some() {
+            crank.expire();
+        }
         crank.see_to_dials();
         crank.resume_all();
         crank.go_on_postponed(postponed);
@@ -160,7 +162,12 @@ impl Worker {
         if !crank.core.notices.is_empty() {
             crank.notify();
         }
-        crank.flush_all();
+        if !crank.core.dirty.is_empty()
+            || !crank.core.doomed.is_empty()
+            || !crank.core.resumed.is_empty()
+        {
+            crank.flush_all();
+        }
         crank.core.note_driver_stats();
         crank.core.publish_figures();
         let took_us = crank.core.driver.now_us() - crank.core.turn_start_us;
@@ -213,14 +220,21 @@ impl Crank {
         })
     }
 
-    /// How long the next wait may last.
-    fn timeout_ms(&self) -> Option<u64> {
+    /// Until when the next wait may last; not before now, and [`NEVER`] for no end.
+    #[inline]
+    fn due_ms(&self) -> u64 {
         let core = &self.core;
         let news = !core.notices.is_empty() || !core.handshakes.is_empty();
         let waits = !core.postponed.is_empty() || !self.pumping.is_empty();
         if news || waits || core.dials.has_news() {
-            return Some(0);
+            return core.now_ms;
         }
+        self.earliest_ms().max(self.core.now_ms)
+    }
+
+    /// The earliest of all deadlines.
+    #[inline]
+    fn earliest_ms(&self) -> u64 {
         let mut deadline = self.core.timers.next_deadline().unwrap_or(NEVER);
         deadline = deadline.min(self.accept_retry_ms).min(self.announced_until_ms);
         deadline = deadline.min(self.core.lifetimes.next_deadline().unwrap_or(NEVER));
@@ -230,7 +244,14 @@ impl Crank {
             let stop = if self.core.now_ms < stop { stop } else { stop + RELEASE_GRACE_MS };
             deadline = deadline.min(stop);
         }
-        (deadline != NEVER).then(|| deadline.saturating_sub(self.core.now_ms))
+        deadline
+    }
+
+    /// How long the next wait may last.
+    #[cfg(test)]
+    fn timeout_ms(&self) -> Option<u64> {
+        let due_ms = self.due_ms();
+        (due_ms != NEVER).then(|| due_ms - self.core.now_ms)
     }
 
     #[inline]
@@ -264,10 +285,15 @@ impl Crank {
 
     // --- other threads -------------------------------------------------------------------------
 
+    #[inline]
     fn obey(&mut self) {
-        if !std::mem::take(&mut self.woken) {
-            return;
+        if std::mem::take(&mut self.woken) {
+            self.obey_all();
         }
+    }
+
+    #[inline(never)]
+    fn obey_all(&mut self) {
         let shared = Arc::clone(&self.core.shared);
         let mut commands = std::mem::take(&mut self.commands);
         shared.mailboxes[usize::from(self.core.worker)].take(&mut commands);

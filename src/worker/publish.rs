@@ -340,6 +340,7 @@ impl Core {
         key: LatestKey,
         frame: &mut Frame<'_>,
     ) -> Queued {
+        self.look_again = true;
         let refused = |reason| Queued::Refused { reason, replaced: false };
         let max_backpressure = self.config.max_backpressure;
         let high_water = self.config.high_water();

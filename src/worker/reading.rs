@@ -27,12 +27,19 @@ impl Core {
         self.table.get(id).is_some_and(|connection| matches!(connection.phase, Phase::Live(_)))
     }
 
+    /// True if this turn has inflated so much that others shall have theirs.
+    #[inline]
+    pub(super) fn inflated_enough(&self) -> bool {
+        self.buffers.inflated() > self.inflate_until
+    }
+
     /// Stops reading because the application wants it.
     pub(crate) fn pause_for_handler(&mut self, id: ConnectionId) {
         let Some(connection) = self.table.get_mut(id) else { return };
         // After our Close the answer must be read.
         if matches!(&connection.phase, Phase::Live(live) if live.endpoint.is_open()) {
             connection.paused_by_handler = true;
+            self.look_again = true;
             self.pause_driver(id);
         }
     }
@@ -53,6 +60,13 @@ impl Core {
             connection.reading_paused = true;
             self.driver.pause_reading(id);
         }
+    }
+
+    /// True if a connection should perhaps not be read any more.
+    #[inline]
+    pub(super) fn is_ahead(&self, id: ConnectionId) -> bool {
+        let Some(connection) = self.table.get(id) else { return false };
+        connection.unsent_len() > self.high_water || connection.paused_by_handler
     }
 
     /// Keeps received bytes until reading goes on.
@@ -80,12 +94,10 @@ impl Crank {
     /// True if more of this connection's input has to wait; it is not read any more then.
     #[inline]
     pub(super) fn must_wait(&mut self, id: ConnectionId) -> bool {
-        let high_water = self.core.config.high_water();
-        let Some(connection) = self.core.table.get(id) else { return false };
-        if connection.unsent_len() <= high_water && !connection.paused_by_handler {
-            return self.core.buffers.inflated() > self.core.inflate_until && self.postpone(id);
+        if self.core.is_ahead(id) && self.wait_if_needed(id) {
+            return true;
         }
-        self.wait_if_needed(id)
+        self.core.inflated_enough() && self.postpone(id)
     }
 
     /// Few bytes can become many when they are inflated, and others wait: the rest of this

@@ -5,11 +5,11 @@
 
 use super::Crank;
 use super::core::after;
-use super::route::{Call, Outcome};
+use super::route::{Call, Fed, Outcome};
 use crate::connection::{NEVER, Phase};
 use crate::driver::ConnectionId;
 use crate::error::CloseCause;
-use crate::protocol::{self, Message};
+use crate::protocol::Event;
 
 /// Input that is discarded after our FIN before the connection is cut. More than one receive
 /// buffer, so that a peer in the middle of a message that is too big still learns 1009.
@@ -19,10 +19,46 @@ impl Crank {
     #[inline]
     pub(super) fn received(&mut self, id: ConnectionId, bytes: &mut [u8]) {
         let core = &mut self.core;
-        let soon_ms = core.soon_ms;
         let Some(connection) = core.table.get_mut(id) else { return };
-        connection.last_received_ms = soon_ms;
+        connection.last_received_ms = core.soon_ms;
         core.tally.bytes_received += bytes.len() as u64;
+        match &connection.phase {
+            Phase::Live(live)
+                if !connection.reading_paused
+                    && !connection.pinged
+                    && !live.streams
+                    && connection.tls.is_none() =>
+            {
+                let (route, session) = (usize::from(live.route), live.session);
+                let mut input = &mut *bytes;
+                match self.routes[route].feed(core, id, session, &mut input) {
+                    Fed::Everything => {}
+                    fed => {
+                        let rest = self.feed_on(id, fed, input);
+                        self.core.hold(id, &bytes[bytes.len() - rest..]);
+                    }
+                }
+            }
+            _ => self.received_otherwise(id, bytes),
+        }
+        // If only this connection was touched, its answers leave while they are in the cache and
+        // the peer can already work on them. Otherwise everybody is flushed at the end.
+        if let [only] = self.core.dirty[..]
+            && only == id
+        {
+            self.core.dirty.clear();
+            if let Some(connection) = self.core.table.get_mut(id) {
+                connection.dirty = false;
+            }
+            self.core.flush(id);
+        }
+    }
+
+    /// Input that is not simply that of an open connection in the clear.
+    #[inline(never)]
+    fn received_otherwise(&mut self, id: ConnectionId, bytes: &mut [u8]) {
+        let core = &mut self.core;
+        let Some(connection) = core.table.get_mut(id) else { return };
         if connection.pinged {
             connection.pinged = false;
             connection.deadline_ms = NEVER;
@@ -34,15 +70,6 @@ impl Crank {
         } else {
             self.dispatch(id, bytes);
         }
-        // If only this connection was touched, its answers leave while they are in the cache and
-        // the peer can already work on them. Otherwise everybody is flushed at the end.
-        if self.core.dirty.len() == 1 && self.core.dirty[0] == id {
-            self.core.dirty.clear();
-            if let Some(connection) = self.core.table.get_mut(id) {
-                connection.dirty = false;
-            }
-            self.core.flush(id);
-        }
     }
 
     /// Gives plaintext to the stage that the connection is in.
@@ -51,12 +78,6 @@ impl Crank {
         let core = &mut self.core;
         let Some(connection) = core.table.get_mut(id) else { return };
         match &mut connection.phase {
-            Phase::Live(live) if !connection.reading_paused && !live.streams => {
-                let rest = self.feed(id, bytes);
-                if rest != 0 {
-                    self.core.hold(id, &bytes[bytes.len() - rest..]);
-                }
-            }
             Phase::Live(_) => self.take_input(id, bytes),
             Phase::Http(_) => self.http(id, bytes),
             Phase::Dialing(_) => self.dialing_received(id, bytes),
@@ -72,41 +93,48 @@ impl Crank {
 
     /// Gives received bytes to the endpoint and its events to the handler. Answers how many bytes
     /// at the end of `input` have to wait, because the connection is not to be read any more.
+    #[inline]
     pub(super) fn feed(&mut self, id: ConnectionId, mut input: &mut [u8]) -> usize {
+        match self.feed_once(id, &mut input) {
+            Fed::Everything => 0,
+            fed => self.feed_on(id, fed, input),
+        }
+    }
+
+    #[inline]
+    fn feed_once<'b>(&mut self, id: ConnectionId, input: &mut &'b mut [u8]) -> Fed<'b> {
+        let Some(connection) = self.core.table.get(id) else { return Fed::Everything };
+        let Phase::Live(live) = &connection.phase else { return Fed::Everything };
+        let (route, session) = (usize::from(live.route), live.session);
+        self.routes[route].feed(&mut self.core, id, session, input)
+    }
+
+    /// Does what `fed` is about, which is no message, and goes on.
+    #[inline(never)]
+    fn feed_on<'b>(
+        &mut self,
+        id: ConnectionId,
+        mut fed: Fed<'b>,
+        mut input: &'b mut [u8],
+    ) -> usize {
         loop {
             let core = &mut self.core;
-            let Some(connection) = core.table.get_mut(id) else { return 0 };
-            let Phase::Live(live) = &mut connection.phase else { return 0 };
-            let (route, session) = (usize::from(live.route), live.session);
-            let outcome = match live.endpoint.receive(&mut input, &mut core.buffers) {
-                Ok(None) => {
-                    core.expect_more(false);
+            let outcome = match fed {
+                Fed::Everything => return 0,
+                Fed::Interrupted => Outcome::Returned,
+                Fed::Panicked => Outcome::Panicked,
+                Fed::Violated(error) => {
+                    self.violated(id, error);
                     return 0;
                 }
-                Ok(Some(protocol::Event::Text(text))) => {
-                    core.tally.messages_received += 1;
-                    core.expect_more(!input.is_empty());
-                    let call = Call::Message(Message::Text(text.as_str()));
-                    let outcome = self.routes[route].call(core, id, session, call);
-                    text.recycle(&mut core.buffers);
-                    outcome
-                }
-                Ok(Some(protocol::Event::Binary(bytes))) => {
-                    core.tally.messages_received += 1;
-                    core.expect_more(!input.is_empty());
-                    let call = Call::Message(Message::Binary(bytes.as_slice()));
-                    let outcome = self.routes[route].call(core, id, session, call);
-                    bytes.recycle(&mut core.buffers);
-                    outcome
-                }
-                Ok(Some(protocol::Event::Ping(payload))) => {
+                Fed::Event(Event::Ping(payload)) => {
                     core.pong(id, payload.as_slice());
-                    self.routes[route].call(core, id, session, Call::Ping(payload.as_slice()))
+                    self.call_live(id, Call::Ping(payload.as_slice()))
                 }
-                Ok(Some(protocol::Event::Pong(payload))) => {
-                    self.routes[route].call(core, id, session, Call::Pong(payload.as_slice()))
+                Fed::Event(Event::Pong(payload)) => {
+                    self.call_live(id, Call::Pong(payload.as_slice()))
                 }
-                Ok(Some(protocol::Event::Close(frame))) => {
+                Fed::Event(Event::Close(frame)) => {
                     let (code, reason) = match &frame {
                         Some((code, reason)) => (u16::from(*code), reason.as_str()),
                         None => (1005, ""),
@@ -114,22 +142,30 @@ impl Crank {
                     self.closed_by_peer(id, code, reason);
                     return 0;
                 }
-                Err(error) => {
-                    self.violated(id, error);
-                    return 0;
+                Fed::Event(message) => {
+                    debug_assert!(false, "a route keeps no message: {message:?}");
+                    Outcome::Returned
                 }
             };
             if outcome == Outcome::Panicked {
                 self.end(id, CloseCause::HandlerPanicked);
                 return 0;
             }
-            if !self.core.doomed.is_empty() {
-                self.bury();
-            }
+            self.bury();
             if self.must_wait(id) {
                 return input.len();
             }
+            fed = self.feed_once(id, &mut input);
         }
+    }
+
+    /// Calls the handler of a connection that has a session.
+    fn call_live(&mut self, id: ConnectionId, call: Call<'_>) -> Outcome {
+        let core = &mut self.core;
+        let Some(connection) = core.table.get(id) else { return Outcome::Returned };
+        let Phase::Live(live) = &connection.phase else { return Outcome::Returned };
+        let (route, session) = (usize::from(live.route), live.session);
+        self.routes[route].call(core, id, session, call)
     }
 
     pub(super) fn writable(&mut self, id: ConnectionId) {

@@ -12,6 +12,7 @@ use slab::Slab;
 use super::Core;
 use super::adopting::{AnyMaker, Maker};
 use crate::client::{DialEvent, DialId, DialResponse};
+use crate::connection::Phase;
 use crate::context::WorkerContext;
 use crate::driver::ConnectionId;
 use crate::error::Close;
@@ -19,7 +20,7 @@ use crate::fragment::Fragment;
 use crate::handler::Handler;
 use crate::http::Response;
 use crate::promise::{Pending, Waiting};
-use crate::protocol::Message;
+use crate::protocol::{Event, Message, ProtocolError};
 use crate::publish::{Dropped, Subscription};
 use crate::upgrade::{Decision, Session, Upgrade, UpgradeRequest};
 use crate::websocket::WebSocket;
@@ -43,7 +44,6 @@ pub(crate) struct Panicked;
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Call<'a> {
     Open,
-    Message(Message<'a>),
     Ping(&'a [u8]),
     Pong(&'a [u8]),
     Drain,
@@ -51,6 +51,20 @@ pub(crate) enum Call<'a> {
     Fragment(Fragment<'a>),
     Dropped(Dropped<'a>),
     Subscription(Subscription<'a>),
+}
+
+/// Why a route stopped reading messages.
+#[derive(Debug)]
+#[must_use]
+pub(crate) enum Fed<'b> {
+    /// Nothing is left to read, or nobody to read it.
+    Everything,
+    /// Something else than a message.
+    Event(Event<'b>),
+    Violated(ProtocolError),
+    Panicked,
+    /// The rest may have to wait: for an end that is due, or for the peer.
+    Interrupted,
 }
 
 /// What the application decided, without its session type.
@@ -99,6 +113,15 @@ pub(crate) trait Route {
 
     /// Calls the application. The session must have begun and not ended.
     fn call(&mut self, core: &mut Core, id: ConnectionId, session: u32, call: Call<'_>) -> Outcome;
+
+    /// Calls `on_message` for one message after the other until something else is due.
+    fn feed<'b>(
+        &mut self,
+        core: &mut Core,
+        id: ConnectionId,
+        session: u32,
+        input: &mut &'b mut [u8],
+    ) -> Fed<'b>;
 
     /// Calls `on_close`, then drops the session.
     fn end(&mut self, core: &mut Core, id: ConnectionId, session: u32, close: Close<'_>)
@@ -216,7 +239,6 @@ impl<H: Handler> Route for RouteOf<H> {
             let ws = &mut WebSocket { core, id, session };
             match call {
                 Call::Open => handler.on_open(ws),
-                Call::Message(message) => handler.on_message(ws, message),
                 Call::Ping(payload) => handler.on_ping(ws, payload),
                 Call::Pong(payload) => handler.on_pong(ws, payload),
                 Call::Drain => handler.on_drain(ws),
@@ -226,6 +248,58 @@ impl<H: Handler> Route for RouteOf<H> {
                 Call::Fragment(fragment) => handler.on_fragment(ws, fragment),
             }
         })
+    }
+
+    fn feed<'b>(
+        &mut self,
+        core: &mut Core,
+        id: ConnectionId,
+        session: u32,
+        input: &mut &'b mut [u8],
+    ) -> Fed<'b> {
+        let Some(session) = self.sessions.get_mut(session as usize) else {
+            debug_assert!(false, "no session {session}");
+            return Fed::Everything;
+        };
+        let handler = &mut self.handler;
+        core.look_again = core.is_ahead(id);
+        loop {
+            let Some(connection) = core.table.get_mut(id) else { return Fed::Everything };
+            let Phase::Live(live) = &mut connection.phase else { return Fed::Everything };
+            let event = match live.endpoint.receive(input, &mut core.buffers) {
+                Ok(Some(event)) => event,
+                Ok(None) => {
+                    core.expect_more(false);
+                    return Fed::Everything;
+                }
+                Err(error) => return Fed::Violated(error),
+            };
+            let message = match &event {
+                Event::Text(text) => Message::Text(text.as_str()),
+                Event::Binary(bytes) => Message::Binary(bytes.as_slice()),
+                _ => return Fed::Event(event),
+            };
+            let more = !input.is_empty();
+            core.begin_message(more);
+            let outcome = guard(|| {
+                handler.on_message(&mut WebSocket { core, id, session }, message);
+            });
+            event.recycle(&mut core.buffers);
+            if outcome == Outcome::Panicked {
+                return Fed::Panicked;
+            }
+            if !core.doomed.is_empty()
+                || core.look_again && core.is_ahead(id)
+                || core.inflated_enough()
+            {
+                return Fed::Interrupted;
+            }
+            if !more {
+                core.expect_more(false);
+                return Fed::Everything;
+            }
+            debug_assert!(!core.is_ahead(id), "whoever gets ahead says so");
+        }
     }
 
     fn end(
@@ -300,6 +374,17 @@ impl Route for Vacant {
     fn call(&mut self, _core: &mut Core, _id: ConnectionId, _: u32, _call: Call<'_>) -> Outcome {
         debug_assert!(false, "nobody's connection");
         Outcome::Returned
+    }
+
+    fn feed<'b>(
+        &mut self,
+        _core: &mut Core,
+        _id: ConnectionId,
+        _: u32,
+        _input: &mut &'b mut [u8],
+    ) -> Fed<'b> {
+        debug_assert!(false, "nobody's connection");
+        Fed::Everything
     }
 
     fn end(&mut self, _core: &mut Core, _id: ConnectionId, _: u32, _close: Close<'_>) -> Outcome {

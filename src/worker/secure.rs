@@ -69,6 +69,10 @@ impl Core {
             let before = connection.outgoing.as_ref().map_or(&[][..], |outgoing| outgoing.sealed());
             let before_len = before.len();
             if before_len + count == 0 {
+                if connection.outgoing.as_ref().is_some_and(|outgoing| outgoing.has_unsealed()) {
+                    // A request that waits for the handshake.
+                    return;
+                }
                 break;
             }
             let slices = [IoSlice::new(before), IoSlice::new(&self.tls.sealed[..count])];
@@ -290,7 +294,7 @@ impl Crank {
     fn shake(&mut self, id: ConnectionId) {
         let core = &mut self.core;
         let Some(connection) = core.table.get_mut(id) else { return };
-        if !matches!(connection.phase, Phase::Http(_) | Phase::Live(_)) {
+        if matches!(connection.phase, Phase::Draining { .. } | Phase::Gone) {
             return;
         }
         let Some(tls) = &mut connection.tls else { return };
@@ -324,6 +328,8 @@ impl Crank {
         if let Some(opened) = received.opened {
             core.tally.tls_handshakes += 1;
             core.tally.tls_resumed += u64::from(opened == Opened::Resumed);
+            // A request may have waited for this.
+            core.mark_dirty(id);
         }
         if !plain.is_empty() {
             self.dispatch(id, &mut plain);
@@ -355,8 +361,13 @@ impl Crank {
                 core.mark_dirty(id);
                 core.arm_timer(id);
             }
-            // No connection of our own making has TLS.
-            Phase::Dialing(_) | Phase::Draining { .. } | Phase::Gone => {}
+            Phase::Dialing(_) => {
+                let reason = connection.tls.as_ref().map_or("", |tls| tls.error()).to_owned();
+                // The alert, if the socket takes it at once.
+                core.flush(id);
+                self.securing_failed(id, reason);
+            }
+            Phase::Draining { .. } | Phase::Gone => {}
         }
     }
 }

@@ -10,6 +10,7 @@ use super::mailbox::{Command, Shared};
 use crate::connection::Phase;
 use crate::driver::ConnectionId;
 use crate::error::{CloseCause, SendError};
+use crate::protocol::frame::MAX_HEADER_LEN;
 use crate::protocol::{CloseCode, Message, frame};
 use crate::websocket::{SendOptions, SendStatus};
 
@@ -27,6 +28,13 @@ impl Core {
     #[inline]
     pub(crate) fn expect_more(&mut self, more: bool) {
         self.direct_send = if more { DIRECT_SEND_AMID } else { DIRECT_SEND };
+    }
+
+    /// Takes note of a message that a handler gets now.
+    #[inline]
+    pub(super) fn begin_message(&mut self, more_follows: bool) {
+        self.tally.messages_received += 1;
+        self.expect_more(more_follows);
     }
 
     /// Queues one message. See [`WebSocket::send`](crate::WebSocket::send).
@@ -50,15 +58,15 @@ impl Core {
         let len = message.len();
         let Some(connection) = self.table.get_mut(id) else { return Err(SendError::Gone) };
         let Phase::Live(live) = &mut connection.phase else { return Err(SendError::Gone) };
-        if !live.endpoint.is_open() {
-            return Err(SendError::Gone);
+        if !live.endpoint.may_send() {
+            return Err(self.why_not(id));
         }
         if options.compresses(&live.endpoint, len) {
             return self.send_compressed(id, message);
         }
         let outgoing = connection.outgoing.get_or_insert_with(|| self.outgoing.take());
-        let unsent = outgoing.unsent_len();
-        let long = len >= self.direct_send || unsent + len > self.config.high_water();
+        let unsent = outgoing.unsent_len() + MAX_HEADER_LEN;
+        let long = len >= self.direct_send || unsent + len > self.high_water;
         if long || connection.blocked {
             return self.send_large(id, message);
         }
@@ -81,6 +89,7 @@ impl Core {
         id: ConnectionId,
         message: Message<'_>,
     ) -> Result<SendStatus, SendError> {
+        self.look_again = true;
         let len = message.len();
         let Some(connection) = self.table.get_mut(id) else { return Err(SendError::Gone) };
         let Phase::Live(live) = &mut connection.phase else { return Err(SendError::Gone) };
@@ -191,6 +200,7 @@ impl Core {
     }
 
     pub(crate) fn ping(&mut self, id: ConnectionId, payload: &[u8]) -> SendStatus {
+        self.look_again = true;
         let payload = &payload[..payload.len().min(125)];
         let Some(connection) = self.table.get_mut(id) else { return SendStatus::Dropped };
         let Phase::Live(live) = &mut connection.phase else { return SendStatus::Dropped };

@@ -124,6 +124,7 @@ impl Core {
             outgoing.release_latest();
         }
         let unsent = outgoing.unsent_len();
+        self.look_again = true;
         // Not even a fragment in the middle is taken beyond the limit: its message waits.
         if unsent != 0 && unsent + needed > self.config.max_backpressure {
             self.tally.dropped += 1;

@@ -72,6 +72,8 @@ pub(crate) struct Wheel {
     /// Which list of [`PASSED`] is being drained; the other is for the next time.
     drained: usize,
     len: usize,
+    /// What [`Wheel::next_deadline`] answers: it is asked in every turn, and changes rarely.
+    next_ms: Option<u64>,
 }
 
 impl Wheel {
@@ -87,6 +89,7 @@ impl Wheel {
             draining: false,
             drained: 0,
             len: 0,
+            next_ms: None,
         }
     }
 
@@ -126,6 +129,7 @@ impl Wheel {
         if self.nodes[index].list != list {
             self.unlink(slot);
             self.link(slot, list);
+            self.look_ahead();
         }
     }
 
@@ -133,6 +137,7 @@ impl Wheel {
     pub(crate) fn clear(&mut self, slot: u32) {
         if (slot as usize) < self.nodes.len() {
             self.unlink(slot);
+            self.look_ahead();
         }
     }
 
@@ -149,6 +154,7 @@ impl Wheel {
             let slot = self.heads[usize::from(PASSED[self.drained])];
             if slot != NONE {
                 self.unlink(slot);
+                self.look_ahead();
                 return Some(slot);
             }
             match self.first_bucket() {
@@ -161,6 +167,7 @@ impl Wheel {
         }
         self.elapsed_ms = self.now_ms;
         self.draining = false;
+        self.look_ahead();
         None
     }
 
@@ -168,11 +175,18 @@ impl Wheel {
     /// wheel is in, else a moment before it, at which the wheel looks closer (at most ten times
     /// for one deadline). Never later than the earliest deadline; later than the last `now_ms`
     /// unless a deadline has passed.
+    #[inline]
     pub(crate) fn next_deadline(&self) -> Option<u64> {
-        if PASSED.iter().any(|&list| self.heads[usize::from(list)] != NONE) {
-            return Some(self.elapsed_ms);
-        }
-        self.first_bucket().map(|(_, start_ms)| start_ms)
+        self.next_ms
+    }
+
+    /// Finds the next deadline after something has changed.
+    fn look_ahead(&mut self) {
+        let passed = PASSED.iter().any(|&list| self.heads[usize::from(list)] != NONE);
+        self.next_ms = match self.first_bucket() {
+            _ if passed => Some(self.elapsed_ms),
+            first => first.map(|(_, start_ms)| start_ms),
+        };
     }
 
     /// The bucket for a deadline later than `elapsed_ms`.

@@ -11,6 +11,7 @@ import re
 import select
 import signal
 import socket
+import ssl
 import struct
 import subprocess
 import time
@@ -26,9 +27,11 @@ class ServerError(Exception):
 class Server:
     """A server process, ready to accept connections."""
 
-    def __init__(self, command, log_path, ready_seconds=20):
-        """Starts `command` and waits for its ready line; stderr goes to `log_path`."""
+    def __init__(self, command, log_path, ready_seconds=20, authority=None):
+        """Starts `command` and waits for its ready line; stderr goes to `log_path`. Under TLS,
+        `authority` is the file of the certificate that vouches for the server."""
         self.log_path = log_path
+        self.authority_file = authority
         self.name = os.path.basename(command[0])
         with open(log_path, "wb") as log:
             self.process = subprocess.Popen(
@@ -88,7 +91,7 @@ class Server:
         connection = None
         try:
             if echoes:
-                connection = EchoConnection(self.address)
+                connection = EchoConnection(self.address, authority=self.authority_file)
                 connection.expect_echo("still there?")
         except (OSError, ServerError) as error:
             problems.append(f"no echo after the run: {error}")
@@ -123,8 +126,11 @@ class Server:
 class EchoConnection:
     """A minimal WebSocket client, enough to ask one question and to see a Close frame."""
 
-    def __init__(self, address, timeout_seconds=STOP_SECONDS):
+    def __init__(self, address, timeout_seconds=STOP_SECONDS, authority=None):
         self.socket = socket.create_connection(address, timeout=timeout_seconds)
+        if authority:
+            context = ssl.create_default_context(cafile=authority)
+            self.socket = context.wrap_socket(self.socket, server_hostname=address[0])
         key = base64.b64encode(os.urandom(16)).decode()
         self.socket.sendall(
             f"GET / HTTP/1.1\r\nHost: {address[0]}:{address[1]}\r\nUpgrade: websocket\r\n"

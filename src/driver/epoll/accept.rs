@@ -23,6 +23,8 @@ pub(super) struct Listeners {
     /// Told apart from the listeners of before `stop_listening`.
     generation: u32,
     paused: bool,
+    /// Whether a listener may be ready: what most turns ask first.
+    any_ready: bool,
 }
 
 #[derive(Debug)]
@@ -66,8 +68,10 @@ impl Listeners {
     }
 
     pub(super) fn begin_turn(&mut self) {
-        for listener in &mut self.open {
-            listener.left_this_turn = ACCEPTS_PER_TURN;
+        if self.any_ready {
+            for listener in &mut self.open {
+                listener.left_this_turn = ACCEPTS_PER_TURN;
+            }
         }
     }
 
@@ -76,17 +80,19 @@ impl Listeners {
             && let Some(listener) = self.open.get_mut(token.slot())
         {
             listener.ready = true;
+            listener.left_this_turn = ACCEPTS_PER_TURN;
+            self.any_ready = true;
         }
     }
 
     /// Whether peers may be waiting that no edge will announce again.
     pub(super) fn due(&self) -> bool {
-        !self.paused && self.open.iter().any(|listener| listener.ready)
+        self.any_ready && !self.paused && self.open.iter().any(|listener| listener.ready)
     }
 
     /// The next newcomer, or why there can be none for now.
     pub(super) fn accept(&mut self) -> Option<Event<'static>> {
-        if self.paused {
+        if self.paused || !self.any_ready {
             return None;
         }
         for listener in &mut self.open {
@@ -105,6 +111,7 @@ impl Listeners {
                 }
             }
         }
+        self.any_ready = self.open.iter().any(|listener| listener.ready);
         None
     }
 }

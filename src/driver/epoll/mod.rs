@@ -182,6 +182,16 @@ impl Epoll {
         Some((id, len))
     }
 
+    /// Whether nothing is left of this turn.
+    #[inline]
+    fn is_done(&self) -> bool {
+        self.ready_this_turn == 0
+            && !self.woken
+            && self.released.is_empty()
+            && self.set.peek().is_none()
+            && !self.listeners.due()
+    }
+
     /// Registers a socket and gives it the slot of `id`.
     fn settle(&mut self, id: ConnectionId, socket: Socket) -> io::Result<&mut Slot> {
         if self.slots.len() <= id.slot() {
@@ -344,6 +354,8 @@ impl Driver for Epoll {
     fn next_event<'m>(&mut self, memory: &'m mut ReceiveMemory) -> Option<Event<'m>> {
         let (id, len) = match self.receive_plain(memory) {
             Some(received) => received,
+            // Most turns are over when the last edge was served.
+            None if self.is_done() => return None,
             None => match self.step(memory)? {
                 Step::Received { id, len } => (id, len),
                 Step::Other(event) => return Some(event),
@@ -365,6 +377,10 @@ impl Driver for Epoll {
 
     fn now_us(&self) -> u64 {
         calls::monotonic_us()
+    }
+
+    fn mishaps(&self) -> u64 {
+        self.stats.stale_events
     }
 
     fn stats(&self) -> DriverStats {

@@ -539,6 +539,10 @@ impl Driver for Uring {
         calls::monotonic_us()
     }
 
+    fn mishaps(&self) -> u64 {
+        self.stale_events + self.buffers_exhausted
+    }
+
     fn stats(&self) -> DriverStats {
         DriverStats {
             sockets: self.sockets,

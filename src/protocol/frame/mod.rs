@@ -12,4 +12,5 @@ pub(crate) use encoder::append_masked_copy;
 pub use encoder::{EncodedHeader, encode_header};
 pub use header::{FrameHeader, Opcode};
 
-pub(super) use header::{FirstByte, MAX_HEADER_LEN, RSV1, RSV2, RSV3, SecondByte};
+pub(crate) use header::MAX_HEADER_LEN;
+pub(super) use header::{FirstByte, RSV1, RSV2, RSV3, SecondByte};

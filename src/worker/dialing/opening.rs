@@ -50,9 +50,42 @@ impl Crank {
         self.ask(id, Stage::Tunnel(proxy), &request);
     }
 
-    /// A way to the server is there. TLS begins here, once there is a wss that needs it.
+    /// A way to the server is there: TLS begins here, if the URL wants it. The request waits in the
+    /// queue until the handshake is complete.
     fn secure(&mut self, id: ConnectionId) {
+        let Some(plan) = self.plan_of(id) else { return };
+        if let Some(secure) = &plan.secure {
+            let mut tls = match secure.start() {
+                Ok(tls) => tls,
+                Err(reason) => return self.securing_failed(id, reason),
+            };
+            let core = &mut self.core;
+            let Some(connection) = core.table.get_mut(id) else { return };
+            let hello = &mut core.tls.answer;
+            hello.clear();
+            tls.greet(hello);
+            let outgoing = connection.outgoing.get_or_insert_with(|| core.outgoing.take());
+            outgoing.append_sealed(hello);
+            connection.tls = Some(tls);
+        }
         self.ask_for_websocket(id);
+    }
+
+    /// The server did not show who it is, or the other way round.
+    pub(in super::super) fn securing_failed(&mut self, id: ConnectionId, reason: String) {
+        self.give_up(id, DialError::Tls(reason));
+    }
+
+    /// Where the opening of a connection is; `None` for a refusal, which is a report by itself.
+    fn stage(&mut self, id: ConnectionId) -> Option<DialStage> {
+        let connection = self.core.table.get(id)?;
+        let Phase::Dialing(dialing) = &connection.phase else { return None };
+        match stage_of(&dialing.stage) {
+            Some(_) if connection.tls.as_ref().is_some_and(|tls| !tls.is_open()) => {
+                Some(DialStage::Tls)
+            }
+            stage => stage,
+        }
     }
 
     /// The server can be talked to: asks for a WebSocket.
@@ -95,7 +128,12 @@ impl Crank {
                     dialing.received.clear();
                     self.secure(id);
                     if !early.is_empty() {
-                        self.dialing_received(id, &mut early);
+                        let connection = self.core.table.get(id);
+                        if connection.is_some_and(|connection| connection.tls.is_some()) {
+                            self.take_handshake(id, &early);
+                        } else {
+                            self.dialing_received(id, &mut early);
+                        }
                     }
                 }
                 Err(HandshakeError::Status(_)) => self.read_refusal(id, true),
@@ -153,8 +191,10 @@ impl Crank {
 
     /// The other side sent FIN before the connection was open.
     pub(in super::super) fn dialing_ended(&mut self, id: ConnectionId) {
-        let Some(dialing) = self.dialing(id) else { return };
-        match stage_of(&dialing.stage) {
+        if self.dialing(id).is_none() {
+            return;
+        }
+        match self.stage(id) {
             Some(stage) => self.give_up(id, DialError::Ended(stage)),
             None => self.refused(id),
         }
@@ -162,8 +202,10 @@ impl Crank {
 
     /// The connection broke before it was open.
     pub(super) fn opening_failed(&mut self, id: ConnectionId, error: io::Error) {
-        let Some(dialing) = self.dialing(id) else { return };
-        match stage_of(&dialing.stage) {
+        if self.dialing(id).is_none() {
+            return;
+        }
+        match self.stage(id) {
             Some(stage) => self.give_up(id, DialError::Broken(stage, error)),
             None => self.refused(id),
         }
@@ -171,8 +213,10 @@ impl Crank {
 
     /// The time for the attempt is over.
     pub(super) fn opening_timed_out(&mut self, id: ConnectionId) {
-        let Some(dialing) = self.dialing(id) else { return };
-        match stage_of(&dialing.stage) {
+        if self.dialing(id).is_none() {
+            return;
+        }
+        match self.stage(id) {
             Some(stage) => self.give_up(id, DialError::Timeout(stage)),
             None => self.refused(id),
         }

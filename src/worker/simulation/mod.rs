@@ -20,6 +20,8 @@ mod mischief;
 mod pauses;
 mod promises;
 mod scripted;
+#[cfg(feature = "tls-no-provider")]
+mod secure;
 mod segmentation;
 mod shutdown;
 mod world;

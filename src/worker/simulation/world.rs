@@ -17,6 +17,7 @@ use crate::handle::Handle;
 use crate::handler::Handler;
 use crate::http::{Reply, Request, Response};
 use crate::route_options::RouteOptions;
+use crate::tls::Acceptor;
 use crate::worker::Worker;
 use crate::worker::mailbox::Shared;
 use crate::worker::paths::{Page, Paths};
@@ -35,6 +36,8 @@ pub(super) struct Setup {
     pub(super) config: Config,
     /// Largest message that anybody sends: some bounds depend on it.
     pub(super) longest: usize,
+    /// What connections speak.
+    pub(super) tls: Option<Acceptor>,
 }
 
 impl Setup {
@@ -55,6 +58,7 @@ impl Setup {
                 ..Config::default()
             },
             longest: 128 * 1024,
+            tls: None,
         }
     }
 
@@ -92,7 +96,7 @@ fn page(_request: &Request<'_>) -> Reply {
 
 impl World {
     fn new(setup: Setup, route: Box<dyn Route>, log: Rc<RefCell<Log>>) -> Self {
-        let Setup { seed, faults, config, longest } = setup;
+        let Setup { seed, faults, config, longest, tls } = setup;
         let network = Network::new(seed, faults);
         let (driver, memory) = network.driver_with(config.receive_buffer);
         network.open_listener();
@@ -101,7 +105,9 @@ impl World {
         paths.add_page(Some("GET"), "/page", Page::Whole(Box::new(page))).expect("a good pattern");
         let config = Arc::new(config);
         let paths = Arc::new(paths);
-        let shared = Arc::new(Shared::new(&config, Arc::clone(&paths)));
+        let mut shared = Shared::new(&config, Arc::clone(&paths));
+        shared.tls = tls;
+        let shared = Arc::new(shared);
         let worker = Worker::new(
             0,
             Box::new(driver),
