@@ -48,8 +48,8 @@ impl Handler for Chat {
     }
 
     fn on_open(&mut self, ws: &mut WebSocket<'_, Guest>) {
-        let topic = ws.session().topic.clone();
-        if let Err(error) = ws.subscribe(&topic) {
+        let (guest, mut ws) = ws.split();
+        if let Err(error) = ws.subscribe(&guest.topic) {
             ws.close(CloseCode::TRY_AGAIN_LATER, &error.to_string());
         }
     }
@@ -64,9 +64,8 @@ impl Handler for Chat {
     fn on_message(&mut self, ws: &mut WebSocket<'_, Guest>, message: Message<'_>) {
         match message {
             Message::Text(text) if text.len() <= MAX_TEXT => {
-                let Guest { name, topic } = ws.session();
-                let (line, topic) = (format!("said\t{name}\t{text}"), topic.clone());
-                ws.publish_to_all(&topic, &line);
+                let (Guest { name, topic }, mut ws) = ws.split();
+                ws.publish_to_all(topic, &format!("said\t{name}\t{text}"));
             }
             Message::Text(_) => ws.close(CloseCode::MESSAGE_TOO_BIG, "4096 bytes at most"),
             Message::Binary(_) => ws.close(CloseCode::UNSUPPORTED_DATA, "text only"),

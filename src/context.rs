@@ -10,6 +10,7 @@ use crate::driver::ConnectionId;
 use crate::error::SendError;
 use crate::handler::Handler;
 use crate::protocol::{CloseCode, Message};
+use crate::publish::{Publication, Published};
 use crate::websocket::SendStatus;
 use crate::worker::Core;
 use crate::worker::route::RouteOf;
@@ -69,6 +70,12 @@ impl<'a> WorkerContext<'a> {
         self.core.worker
     }
 
+    /// The time of this turn, in the simulation's clock.
+    #[cfg(test)]
+    pub(crate) fn now_ms(&self) -> u64 {
+        self.core.now_ms
+    }
+
     /// Connections that hold a slot of this worker, the opening and closing ones included.
     pub fn connections(&self) -> usize {
         self.core.table.len()
@@ -85,6 +92,12 @@ impl<'a> WorkerContext<'a> {
         message: impl Into<Message<'m>>,
     ) -> Result<SendStatus, SendError> {
         self.core.send_to(id, message.into())
+    }
+
+    /// Publishes to every subscriber of a topic, as
+    /// [`WebSocket::publish_to_all`](crate::WebSocket::publish_to_all).
+    pub fn publish<'m>(&mut self, topic: &str, message: impl Into<Publication<'m>>) -> Published {
+        self.core.publish(topic, message.into(), None)
     }
 
     /// Starts the close handshake with a connection of this worker, as

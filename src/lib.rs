@@ -41,6 +41,62 @@
 //! Only the tail of an unfinished message is copied, into a buffer borrowed from a pool.
 //! Everything a handler sends is collected and leaves when the turn ends.
 //!
+//! # Topics
+//!
+//! Connections subscribe to topics, and whatever is published to a topic reaches its subscribers
+//! on all workers. A chat is not much more than that:
+//!
+//! ```no_run
+//! use wirelane::{Close, Handler, Message, Server, Session, Upgrade, UpgradeRequest, WebSocket};
+//!
+//! struct Guest {
+//!     name: String,
+//!     room: String,
+//! }
+//!
+//! impl Session for Guest {}
+//!
+//! struct Chat;
+//!
+//! impl Handler for Chat {
+//!     type Session = Guest;
+//!
+//!     fn on_upgrade(&mut self, request: &UpgradeRequest<'_>) -> Upgrade<Guest> {
+//!         match (request.parameter("room"), request.query_value("name")) {
+//!             (Some(room), Some(name)) => {
+//!                 Upgrade::accept(Guest { name: name.into(), room: room.into() })
+//!             }
+//!             _ => Upgrade::reject(400, "Who are you? Add ?name=...\n"),
+//!         }
+//!     }
+//!
+//!     fn on_open(&mut self, ws: &mut WebSocket<'_, Guest>) {
+//!         let (guest, mut ws) = ws.split();
+//!         ws.subscribe(&guest.room).expect("one topic is no limit");
+//!         ws.publish(&guest.room, &format!("{} is here", guest.name));
+//!     }
+//!
+//!     fn on_message(&mut self, ws: &mut WebSocket<'_, Guest>, message: Message<'_>) {
+//!         let (guest, mut ws) = ws.split();
+//!         if let Message::Text(text) = message {
+//!             ws.publish_to_all(&guest.room, &format!("{}: {text}", guest.name));
+//!         }
+//!     }
+//!
+//!     fn on_close(&mut self, ws: &mut WebSocket<'_, Guest>, _close: Close<'_>) {
+//!         let (guest, mut ws) = ws.split();
+//!         ws.publish(&guest.room, &format!("{} is gone", guest.name));
+//!     }
+//! }
+//!
+//! fn main() -> Result<(), wirelane::Error> {
+//!     // ws://localhost:9001/room/kitchen?name=Ada
+//!     Server::builder().listen("127.0.0.1:9001").websocket("/room/:room", |_worker| Chat).run()
+//! }
+//! ```
+//!
+//! Other threads publish through [`Handle::publish`].
+//!
 //! # Threads
 //!
 //! Each worker is one thread with its own driver, connections and handlers; they share nothing
@@ -85,7 +141,12 @@
 //! # The protocol alone
 //!
 //! [`protocol`] is RFC 6455 without I/O, both roles, for use under any runtime.
-//! [`client::blocking`] puts the client's role on a blocking socket, for tests and tools.
+//!
+//! # Connections to other servers
+//!
+//! [`client::Dial`] makes connections that live on the workers, beside those that were accepted;
+//! [`client::Client`] is the same without a server. [`client::blocking`] puts the client's role on a
+//! blocking socket, for tests and tools.
 
 #![deny(unsafe_code)]
 #![warn(missing_docs)]

@@ -77,7 +77,9 @@ pub struct WebSocket<'a, S> {
 }
 
 impl<S> WebSocket<'_, S> {
-    /// Sends a message in one frame (RFC 6455 5.6). The payload is copied or handed to the
+    /// Sends a message in one frame (RFC 6455 5.6): text from a `&str` or `&String`, binary from
+    /// bytes, or a [`Message`] as it was received. The payload is lent, so write
+    /// `ws.send(&format!("..."))` with the `&`. It is copied or handed to the
     /// kernel before the call returns; nothing is allocated while the queue has room.
     ///
     /// A message that meets an empty queue is always taken; otherwise the queue may grow up to
@@ -245,7 +247,7 @@ impl<S> WebSocket<'_, S> {
     }
 
     /// The state of this connection. `ws.send(&format!("{}", ws.session().name))` compiles; to send
-    /// a borrowed part of it as it is, clone that part first.
+    /// a part of it as it is, or to name a topic with it, see [`split`](Self::split).
     pub fn session(&self) -> &S {
         self.session
     }
@@ -253,6 +255,25 @@ impl<S> WebSocket<'_, S> {
     /// The state of this connection, to change it.
     pub fn session_mut(&mut self) -> &mut S {
         self.session
+    }
+
+    /// The state and the connection apart, so that the one can be used in calls of the other. Free.
+    ///
+    /// ```
+    /// # use wirelane::{Message, WebSocket};
+    /// struct Guest {
+    ///     room: String,
+    /// }
+    ///
+    /// fn say(ws: &mut WebSocket<'_, Guest>, message: Message<'_>) {
+    ///     let (guest, mut ws) = ws.split();
+    ///     ws.publish(&guest.room, message);
+    /// }
+    /// ```
+    pub fn split(&mut self) -> (&mut S, WebSocket<'_, ()>) {
+        // Nothing has no size: this allocates nothing and leaks nothing.
+        let nothing = Box::leak(Box::new(()));
+        (self.session, WebSocket { core: self.core, id: self.id, session: nothing })
     }
 
     /// A handle of the server, for what goes on after this method has returned: another thread

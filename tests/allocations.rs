@@ -9,6 +9,7 @@ use std::io::{Read, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use common::{Echo, Peer, TestServer, frame, io_uring_works};
+use wirelane::client::{Client, Dial};
 use wirelane::{Driver, Handler, Message, WebSocket};
 
 /// Counts the allocations of threads whose name begins with `wirelane-`.
@@ -133,6 +134,48 @@ fn publishing_costs_no_allocation_per_subscriber(driver: Driver) {
     }
 }
 
+/// Sends back what it gets, for ever, and begins.
+struct Player(Vec<u8>);
+
+impl Handler for Player {
+    type Session = ();
+
+    fn on_open(&mut self, ws: &mut WebSocket<'_, ()>) {
+        for _ in 0..4 {
+            ws.send(&self.0[..]);
+        }
+    }
+
+    fn on_message(&mut self, ws: &mut WebSocket<'_, ()>, message: Message<'_>) {
+        ws.send(message);
+    }
+}
+
+/// Both sides are workers here: a server's, and a client's that has to mask.
+fn messages_of_our_own_connections_cost_no_allocation(driver: Driver) {
+    let server = TestServer::start(driver, |server| server.websocket("/", |_| Echo));
+    for len in [20, 1000, 20_000, 200_000] {
+        let client = Client::builder().driver(driver).start().expect("possible settings");
+        for _ in 0..4 {
+            let dial = Dial::to(format!("ws://{}/", server.addr));
+            client.connect(&dial, Player(vec![7; len])).expect("a good dial");
+        }
+        let handle = client.handle();
+        let received = || handle.stats().messages_received;
+        let wait_for = |count: u64| {
+            let start = std::time::Instant::now();
+            while received() < count {
+                assert!(start.elapsed() < common::PATIENCE, "the messages stand still");
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
+        };
+        // Everybody is open, and every buffer has found its size.
+        wait_for(200);
+        let least = quietest(20, || wait_for(received() + 100));
+        assert_eq!(least, 0, "{driver}: {len} bytes");
+    }
+}
+
 #[test]
 fn a_message_in_steady_state_costs_no_allocation() {
     for driver in [Driver::Epoll, Driver::IoUring] {
@@ -172,5 +215,6 @@ fn a_message_in_steady_state_costs_no_allocation() {
         drop(peers);
         drop(server);
         publishing_costs_no_allocation_per_subscriber(driver);
+        messages_of_our_own_connections_cost_no_allocation(driver);
     }
 }

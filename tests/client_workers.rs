@@ -3,16 +3,19 @@
 mod common;
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::net::{SocketAddr, TcpListener};
+use std::sync::mpsc::{self, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use common::dialling::{
+    Probe, Seen, client, failure, next, open, read_head, scripted, upgraded, url, wait_for,
+};
 use common::{Echo, PATIENCE, TestServer};
-use wirelane::client::{Client, ConnectError, Dial, DialError, DialEvent, DialId, DialResponse};
+use wirelane::client::{Client, ConnectError, Dial, DialError, DialEvent, DialResponse};
 use wirelane::{
-    Close, CloseCause, CloseCode, ConnectionId, Driver, Handler, Message, RouteOptions, SendError,
-    WebSocket, WorkerContext,
+    CloseCause, CloseCode, Driver, Handler, Message, RouteOptions, SendError, WebSocket,
+    WorkerContext,
 };
 
 on_every_driver! {
@@ -38,166 +41,6 @@ on_every_driver! {
     a_dial_can_be_taken_back,
     a_panic_costs_one_connection,
     impossible_dials_are_errors,
-}
-
-/// What happened, for the test.
-#[derive(Debug, PartialEq)]
-enum Seen {
-    Open(ConnectionId),
-    Text(String),
-    Binary(Vec<u8>),
-    Close(u16, CloseCause),
-    /// An attempt failed: the error in words, and whether there will be another.
-    Failed(String, bool),
-    /// The connection ended, and whether there will be another.
-    Ended(bool),
-}
-
-/// Tells the test everything, and does as it is told when a connection opens.
-struct Probe {
-    seen: Sender<Seen>,
-    on_open: fn(&mut WebSocket<'_, Option<DialId>>),
-}
-
-impl Probe {
-    fn new() -> (Probe, Receiver<Seen>) {
-        Self::doing(|_| {})
-    }
-
-    fn doing(on_open: fn(&mut WebSocket<'_, Option<DialId>>)) -> (Probe, Receiver<Seen>) {
-        let (seen, receiver) = mpsc::channel();
-        (Probe { seen, on_open }, receiver)
-    }
-
-    fn tell(&self, seen: Seen) {
-        // The test may be over.
-        let _ = self.seen.send(seen);
-    }
-}
-
-impl Handler for Probe {
-    type Session = Option<DialId>;
-
-    fn on_connect(&mut self, dial: DialId, response: &DialResponse) -> Option<Option<DialId>> {
-        assert_eq!(response.status, 101);
-        assert!(response.header("sec-websocket-accept").is_some(), "{response:?}");
-        (response.header_text("X-Decline") != Some("yes")).then_some(Some(dial))
-    }
-
-    fn on_open(&mut self, ws: &mut WebSocket<'_, Option<DialId>>) {
-        assert_eq!(ws.dial(), *ws.session());
-        self.tell(Seen::Open(ws.id()));
-        (self.on_open)(ws);
-    }
-
-    fn on_message(&mut self, _ws: &mut WebSocket<'_, Option<DialId>>, message: Message<'_>) {
-        self.tell(match message {
-            Message::Text(text) => Seen::Text(text.to_owned()),
-            Message::Binary(bytes) => Seen::Binary(bytes.to_vec()),
-        });
-    }
-
-    fn on_close(&mut self, ws: &mut WebSocket<'_, Option<DialId>>, close: Close<'_>) {
-        assert_eq!(ws.dial(), *ws.session());
-        self.tell(Seen::Close(close.code, close.cause));
-    }
-
-    fn on_dial(&mut self, _worker: &mut WorkerContext<'_>, event: &DialEvent<'_>) {
-        let again = event.retry_in.is_some();
-        self.tell(match event.error {
-            Some(error) => Seen::Failed(error.to_string(), again),
-            None => Seen::Ended(again),
-        });
-    }
-}
-
-fn client(driver: Driver) -> Client {
-    Client::builder().driver(driver).start().expect("possible settings")
-}
-
-fn next(seen: &Receiver<Seen>) -> Seen {
-    seen.recv_timeout(PATIENCE).expect("something happens")
-}
-
-fn open(seen: &Receiver<Seen>) -> ConnectionId {
-    match next(seen) {
-        Seen::Open(id) => id,
-        other => panic!("not open: {other:?}"),
-    }
-}
-
-/// The only thing that happens to this dial.
-fn failure(driver: Driver, dial: &Dial) -> String {
-    let client = client(driver);
-    let (probe, seen) = Probe::new();
-    client.connect(dial, probe).expect("a good dial");
-    let Seen::Failed(error, false) = next(&seen) else { panic!("it should fail for good") };
-    // Figures are those of the last turn.
-    wait_for("it is counted", || client.handle().stats().dial_failures == 1);
-    assert_eq!(client.handle().stats().opened, 0);
-    assert_eq!(seen.recv_timeout(PATIENCE), Err(mpsc::RecvTimeoutError::Disconnected), "gone");
-    wait_for("everything is released", || client.handle().connections() == 0);
-    error
-}
-
-fn wait_for(what: &str, done: impl Fn() -> bool) {
-    let start = Instant::now();
-    while !done() {
-        assert!(start.elapsed() < PATIENCE, "{what}: never");
-        thread::sleep(Duration::from_millis(1));
-    }
-}
-
-fn url(server: &TestServer) -> String {
-    format!("ws://{}/", server.addr)
-}
-
-/// Reads one request head.
-fn read_head(stream: &mut TcpStream) -> String {
-    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-    let mut head = Vec::new();
-    let mut byte = [0];
-    while !head.ends_with(b"\r\n\r\n") {
-        assert_eq!(stream.read(&mut byte).expect("a request in time"), 1, "{head:?}");
-        head.push(byte[0]);
-    }
-    String::from_utf8(head).expect("ASCII")
-}
-
-/// What `Sec-WebSocket-Accept` has to be for this request, by the library's own server.
-fn accept(request: &str) -> String {
-    let limits = wirelane::Limits::new();
-    let request = wirelane::protocol::upgrade::Request::parse(request.as_bytes(), &limits);
-    let request = request.expect("a good request");
-    let handshake = wirelane::protocol::upgrade::ServerHandshake::check(&request);
-    let mut answer = Vec::new();
-    handshake.expect("an upgrade").write_response(None, &[], &mut answer).expect("no header");
-    let answer = String::from_utf8(answer).expect("ASCII");
-    let line = answer.lines().find(|line| line.starts_with("Sec-WebSocket-Accept")).expect("it");
-    line.split_once(": ").expect("a header").1.to_owned()
-}
-
-/// A server that answers each request with what `answer` makes of it, and then waits for the end.
-fn scripted(answer: impl Fn(&str) -> Vec<u8> + Send + 'static) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let addr = listener.local_addr().expect("bound");
-    thread::spawn(move || {
-        while let Ok((mut stream, _)) = listener.accept() {
-            let request = read_head(&mut stream);
-            let _ = stream.write_all(&answer(&request));
-            let _ = stream.read_to_end(&mut Vec::new());
-        }
-    });
-    addr
-}
-
-fn upgraded(request: &str, headers: &str) -> Vec<u8> {
-    format!(
-        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-         Sec-WebSocket-Accept: {}\r\n{headers}\r\n",
-        accept(request)
-    )
-    .into_bytes()
 }
 
 fn messages_travel_both_ways(driver: Driver) {

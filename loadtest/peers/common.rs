@@ -19,7 +19,7 @@ fn run<F: Future<Output = ()> + 'static>(serve: fn(TcpStream) -> F) {
             }
         }
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let local = tokio::task::LocalSet::new();
     let served = runtime.and_then(|runtime| {
         local.block_on(&runtime, async {

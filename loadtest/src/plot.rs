@@ -58,9 +58,11 @@ const BOTTOM: f64 = 56.0;
 const PLOT_HEIGHT: f64 = 300.0;
 const BAR_HEIGHT: f64 = 13.0;
 
-/// Colours that stay apart for most kinds of colour blindness (Okabe and Ito).
-const COLOURS: [&str; 8] =
-    ["#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#b8a800"];
+/// The first eight stay apart for most kinds of colour blindness (Okabe and Ito).
+const COLOURS: [&str; 12] = [
+    "#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#b8a800",
+    "#7f3c8d", "#888888", "#8b4513", "#4b6a00",
+];
 
 /// All pictures below each other, as one SVG file.
 pub(crate) fn page(pictures: &[Picture]) -> String {

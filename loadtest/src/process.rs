@@ -244,6 +244,12 @@ pub(crate) fn allow_descriptors(sockets: usize) -> Result<(), Failure> {
     }
 }
 
+/// How many sockets may be open at the same time, once [`allow_descriptors`] was called.
+pub(crate) fn most_sockets() -> usize {
+    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    usize::try_from(limit.saturating_sub(OTHER_DESCRIPTORS)).unwrap_or(usize::MAX)
+}
+
 /// Random bytes from the kernel, for masking key and handshake nonces (RFC 6455 4.1).
 ///
 /// # Errors
@@ -348,6 +354,7 @@ mod tests {
     #[test]
     fn limits_and_cpus_are_checked() {
         assert!(allow_descriptors(1).is_ok());
+        assert!(most_sockets() > 1);
         assert!(pin(CpuSet::MAX_CPU).is_err());
         assert!(!may_run_on(CpuSet::MAX_CPU));
         assert!(allowed_cpus(None).is_some_and(|list| !list.is_empty()));

@@ -14,7 +14,7 @@
 //! worker. So a connection that is idle holds no buffer. With buffers inside of rustls, an echo of
 //! 16 KiB cost a tenth more.
 //!
-//! Without the feature `tls` a [`Tls`] is a type without values: whatever asks for it vanishes.
+//! Without the feature `tls` a `Tls` is a type without values: whatever asks for it vanishes.
 
 mod failure;
 

@@ -23,6 +23,9 @@ pub(crate) enum Task {
     Threads,
     /// Open loop with so many messages per second.
     Latency(f64),
+    /// Open loop at this percentage of what the slowest of the servers, limits left out, can do in
+    /// a closed one.
+    LatencyAt(u32),
 }
 
 /// permessage-deflate of the servers (RFC 7692).
@@ -129,6 +132,11 @@ impl Cell {
         self
     }
 
+    /// Whether it is an open loop.
+    pub(crate) fn is_paced(&self) -> bool {
+        matches!(self.task, Task::Latency(_) | Task::LatencyAt(_))
+    }
+
     /// The server it needs.
     pub(crate) fn need(&self) -> Need {
         let service = match self.task {
@@ -158,6 +166,9 @@ impl Cell {
                 "publish from {PUBLISHERS} threads to {connections}, {size}, {depth} a turn"
             ),
             Task::Latency(rate) => format!("latency {connections} x {size} at {rate}/s"),
+            Task::LatencyAt(percent) => {
+                format!("latency {connections} x {size} at {percent} % of capacity")
+            }
         };
         if self.tls {
             name.push_str(", TLS");
@@ -191,6 +202,7 @@ pub(crate) fn default_cells() -> Vec<Cell> {
         Cell::echo(32, 20, 8, Binary),
         Cell::echo(256, 20, 8, Binary),
         Cell::echo(32, 20, 64, Binary),
+        Cell::echo(32, kib, 1, Binary),
         Cell::echo(32, kib, 1, Ascii),
         Cell::echo(32, kib, 8, Binary),
         Cell::echo(32, kib, 8, Ascii),
@@ -215,6 +227,9 @@ pub(crate) fn default_cells() -> Vec<Cell> {
     }
     for rate in [30_000.0, 60_000.0, 100_000.0] {
         cells.push(Cell::new(Task::Latency(rate), 64, 20, 1, Binary));
+    }
+    for percent in [50, 80] {
+        cells.push(Cell::new(Task::LatencyAt(percent), 64, 20, 1, Binary));
     }
     for size in [20, kib, 16 * kib] {
         cells.push(Cell::echo(32, size, 1, Binary).over_tls());

@@ -22,11 +22,11 @@ use crate::failure::{Context, Failure};
 use crate::fanout::Fan;
 use crate::load::{self, Load};
 use crate::pace::Pace;
-use crate::process::Memory;
-use crate::progress::Progress;
+use crate::process::{self, Memory};
+use crate::progress::{Progress, bar};
 use crate::server::Server;
 use crate::syscalls::Tool;
-use crate::target::{self, Target};
+use crate::target::{self, Speech, Target};
 use crate::watch::Observed;
 
 /// Not measured, before the first round of a cell.
@@ -156,7 +156,8 @@ pub(crate) fn measure(
                 servers.resize_with(contestants.len(), || None);
             }
             done += 1;
-            let label = format!("{done} of {total}: {}", cell.name());
+            let share = bar(Duration::from_secs(done as u64), Duration::from_secs(total as u64));
+            let label = format!("{share} {}", cell.name());
             progress.clear();
             if cell.task == Task::Calls && (tool.is_none() || start > 0) {
                 // Calls per message hardly vary, so one start is enough.
@@ -167,14 +168,19 @@ pub(crate) fn measure(
                 if matches!(cell.task, Task::Idle | Task::Subscriptions) {
                     servers[number] = None;
                 }
-                if servers[number].is_none() && result.absent[number].is_none() {
-                    let server = contestant.command(&cell, places).and_then(|words| {
+                if result.absent[number].is_some() {
+                    continue;
+                }
+                let server = match (contestant.command(&cell, places), servers[number].take()) {
+                    (Err(reason), _) => Err(reason),
+                    (Ok(_), Some(server)) => Ok(server),
+                    (Ok(words), None) => {
                         Server::start(&words, manner.server_cpu).map_err(|it| it.to_string())
-                    });
-                    match server {
-                        Ok(server) => servers[number] = Some(server),
-                        Err(reason) => result.absent[number] = Some(reason),
                     }
+                };
+                match server {
+                    Ok(server) => servers[number] = Some(server),
+                    Err(reason) => result.absent[number] = Some(reason),
                 }
             }
             let mut bench = Bench { result, servers: &mut servers, manner, start };
@@ -207,7 +213,13 @@ struct Bench<'r> {
 impl Bench<'_> {
     /// Leaves a contestant out of this cell. Its server may be in any state, so it goes, too.
     fn exclude(&mut self, number: usize, reason: &Failure) {
-        self.result.absent[number] = Some(reason.to_string());
+        // The port says nothing, and would tell equal reasons apart.
+        let address = self.place(number).ok().and_then(|(target, _)| target.resolve().ok());
+        let mut reason = reason.to_string();
+        if let Some(address) = address {
+            reason = reason.replace(&format!("{address}: "), "");
+        }
+        self.result.absent[number] = Some(reason);
         self.servers[number] = None;
     }
 
@@ -227,14 +239,32 @@ impl Bench<'_> {
         Ok((target.spoken_to(manner), server.pid()))
     }
 
-    /// Windows in turn.
+    /// Windows in turn: of all servers, or of as many at a time, the baseline always among them, as
+    /// the limit of open files allows connections.
     fn windows(&mut self, label: &str, progress: &mut Progress) -> Result<(), Failure> {
-        let cell = self.result.cell;
+        let present = self.present();
+        for group in groups(&present, process::most_sockets() / self.result.cell.connections) {
+            self.windows_of(&group, label, progress)?;
+        }
+        Ok(())
+    }
+
+    fn windows_of(
+        &mut self,
+        group: &[usize],
+        label: &str,
+        progress: &mut Progress,
+    ) -> Result<(), Failure> {
+        let mut cell = self.result.cell;
+        if let Task::LatencyAt(percent) = cell.task {
+            let rate = self.capacity(progress)? * f64::from(percent) / 100.0;
+            cell.task = Task::Latency(rate.max(1.0));
+        }
         let mut places = Vec::new();
-        for number in self.present() {
+        for &number in group {
             let (target, pid) = self.place(number)?;
             let depth = match cell.task {
-                Task::Latency(_) => PACED_BATCH,
+                Task::Latency(_) | Task::LatencyAt(_) => PACED_BATCH,
                 // One message, of which the server makes many.
                 Task::Threads => 1,
                 _ => cell.depth,
@@ -255,10 +285,8 @@ impl Bench<'_> {
                 Err(reason) => self.exclude(*number, &reason),
             }
         }
-        let length = match cell.task {
-            Task::Latency(_) => self.manner.window * LATENCY_FACTOR,
-            _ => self.manner.window,
-        };
+        let factor = if cell.is_paced() { LATENCY_FACTOR } else { 1 };
+        let length = self.manner.window * factor;
         let (mut quiet, mut round) = (0, 0);
         while quiet < self.manner.rounds && round < self.manner.rounds * MOST_ROUNDS {
             progress.show(|| format!("{label}, start {}, round {}", self.start + 1, round + 1));
@@ -282,7 +310,7 @@ impl Bench<'_> {
                         let _ = latency.subtract(&before);
                         samples[*number] =
                             sample(&cell, &observed, counters.messages as f64, &latency);
-                        if let Task::Latency(_) = cell.task {
+                        if cell.is_paced() {
                             merge(&mut self.result.latency[*number], &latency);
                         }
                     }
@@ -301,6 +329,29 @@ impl Bench<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Messages per second that the slowest server can do with the connections of the cell, one
+    /// message in flight on each. The limits are no servers, so they do not count.
+    fn capacity(&self, progress: &mut Progress) -> Result<f64, Failure> {
+        let closed = Cell { task: Task::Echo, depth: 1, ..self.result.cell };
+        let mut slowest = f64::INFINITY;
+        for number in self.present() {
+            let (target, pid) = self.place(number)?;
+            if target.speech() == Speech::Raw {
+                continue;
+            }
+            let batch = Batch::for_target(&target, closed.content, closed.size, closed.depth)?;
+            let measured = open(&closed, &target, &batch, progress).and_then(|mut load| {
+                load::window(load.as_mut(), pid, WARM_UP)?;
+                load::window(load.as_mut(), pid, self.manner.window)
+            });
+            // A server that fails here fails again in its windows, which say why.
+            if let Ok((observed, counters)) = measured {
+                slowest = slowest.min(counters.messages as f64 / observed.elapsed.as_secs_f64());
+            }
+        }
+        if slowest.is_finite() { Ok(slowest) } else { Err(Failure::new("there is no server")) }
     }
 
     /// System calls per message, one server after the other.
@@ -383,6 +434,16 @@ impl Bench<'_> {
     }
 }
 
+/// At most `most` at a time; the first, which the others are compared with, is in every group.
+fn groups(present: &[usize], most: usize) -> Vec<Vec<usize>> {
+    let Some((&first, others)) = present.split_first() else { return Vec::new() };
+    if present.len() <= most.max(2) {
+        return vec![present.to_vec()];
+    }
+    let with_first = |group: &[usize]| [&[first], group].concat();
+    others.chunks(most.max(2) - 1).map(with_first).collect()
+}
+
 /// Opens the connections of a cell.
 fn open<'b>(
     cell: &Cell,
@@ -435,7 +496,7 @@ fn sample(
         (Figure::PerSecond, messages / observed.elapsed.as_secs_f64()),
         (Figure::CpuNs, used.cpu.as_nanos() as f64 / messages),
     ];
-    if let Task::Latency(_) = cell.task {
+    if cell.is_paced() {
         for (figure, quantile) in [
             (Figure::P50, 0.5),
             (Figure::P99, 0.99),
@@ -448,7 +509,7 @@ fn sample(
     let waited = used.busiest_waited.max(observed.load_waited);
     let disturbance = observed.share(waited).max(observed.stolen_share);
     // An open loop polls all the time, whatever the server does.
-    let saturated = !matches!(cell.task, Task::Latency(_)) && observed.is_saturated();
+    let saturated = !cell.is_paced() && observed.is_saturated();
     Some(Sample { figures, disturbance, saturated })
 }
 
@@ -470,4 +531,18 @@ pub(crate) fn is_disturbed(round: &Round) -> bool {
 /// The worst of a round.
 pub(crate) fn disturbance(round: &Round) -> f64 {
     round.iter().flatten().map(|sample| sample.disturbance).fold(0.0, f64::max)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_all_have_the_first_and_cover_everybody() {
+        assert_eq!(groups(&[0, 1, 2], 3), [[0, 1, 2]]);
+        assert_eq!(groups(&[0, 1, 2, 4, 5], 3), [vec![0, 1, 2], vec![0, 4, 5]]);
+        assert_eq!(groups(&[0, 1, 2, 4], 0), [[0, 1], [0, 2], [0, 4]]);
+        assert_eq!(groups(&[3], 1), [[3]]);
+        assert!(groups(&[], 5).is_empty());
+    }
 }

@@ -59,8 +59,8 @@ pub(crate) fn run(options: &args::Compare, progress: &mut Progress) -> Result<Ou
         build(&contestants, &places)?;
     }
     let most = cells.iter().map(|cell| cell.connections).max().unwrap_or(1);
-    // The servers inherit the limit; the connections of all are open at the same time.
-    process::allow_descriptors(most * contestants.len())?;
+    // The servers inherit the limit. The connections of two have to fit at the same time.
+    process::allow_descriptors(most * 2)?;
     process::pin(options.load_cpu)?;
     let manner = Manner {
         starts: options.starts,
@@ -87,7 +87,8 @@ pub(crate) fn run(options: &args::Compare, progress: &mut Progress) -> Result<Ou
 
 /// About how long the windows of these options take, without the opening of connections.
 pub(crate) fn estimate(cells: &[Cell], contestants: usize, manner: &Manner) -> Duration {
-    manner.window * (cells.len() * contestants * manner.starts * manner.rounds) as u32
+    let windows: u32 = cells.iter().map(|cell| if cell.is_paced() { 5 } else { 1 }).sum();
+    manner.window * windows * (contestants * manner.starts * manner.rounds) as u32
 }
 
 fn choose(who: &[String]) -> Result<Vec<Contestant>, Failure> {

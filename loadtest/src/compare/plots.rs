@@ -5,7 +5,7 @@ use hdrhistogram::Histogram;
 use crate::batch::Content;
 use crate::compare::Outcome;
 use crate::compare::cell::{Cell, Deflate, Task};
-use crate::compare::contestant::BASELINE;
+use crate::compare::contestant::{BASELINE, Contestant};
 use crate::compare::measure::{CellResult, Figure};
 use crate::compare::summary::{kept, summarise};
 use crate::plot::{Axis, Bars, Chart, Picture, Series};
@@ -25,10 +25,12 @@ pub(crate) fn pictures(outcome: &Outcome) -> Vec<(String, Picture)> {
     }
     pictures.extend(memory(outcome).map(|it| ("memory".to_owned(), it)));
     for result in &outcome.results {
-        if let Task::Latency(rate) = result.cell.task {
-            let picture = percentiles(outcome, result);
-            pictures.extend(picture.map(|it| (format!("latency-{rate}"), it)));
-        }
+        let word = match result.cell.task {
+            Task::Latency(rate) => format!("latency-{rate}"),
+            Task::LatencyAt(percent) => format!("latency-{percent}-percent"),
+            _ => continue,
+        };
+        pictures.extend(percentiles(outcome, result).map(|it| (word, it)));
     }
     pictures
 }
@@ -74,12 +76,17 @@ fn baseline(outcome: &Outcome) -> Option<usize> {
 
 fn ratios(outcome: &Outcome, title: &str, figure: Figure) -> Option<Picture> {
     let baseline = baseline(outcome)?;
-    let others: Vec<usize> =
+    let mut others: Vec<usize> =
         (0..outcome.contestants.len()).filter(|&number| number != baseline).collect();
+    // A bar for everybody in every cell would be a picture of several pages.
+    let is_peer = |number: usize| matches!(outcome.contestants[number], Contestant::Peer(_));
+    if others.iter().any(|&number| !is_peer(number)) {
+        others.retain(|&number| !is_peer(number));
+    }
     let groups: Vec<(String, Vec<Option<f64>>)> = outcome
         .results
         .iter()
-        .filter(|result| !matches!(result.cell.task, Task::Latency(_)))
+        .filter(|result| !result.cell.is_paced())
         .filter_map(|result| {
             let kept = kept(result);
             let values: Vec<Option<f64>> = others

@@ -169,6 +169,32 @@ fn any_frame() -> impl Strategy<Value = Vec<u8>> {
     )
 }
 
+/// The same of a server: not masked, or hardly ever.
+fn any_frame_of_a_server() -> impl Strategy<Value = Vec<u8>> {
+    let first = prop_oneof![
+        20 => select(vec![0x81, 0x82, 0x81, 0x82, 0x01, 0x00, 0x80, 0x89]),
+        1 => any::<u8>(),
+    ];
+    let payload = prop_oneof![
+        6 => "[a-zé€😀]{0,60}".prop_map(String::into_bytes),
+        1 => vec(any::<u8>(), 0..20),
+        1 => vec(Just(b'x'), 100..210),
+    ];
+    let form = prop_oneof![30 => Just(0), 1 => Just(2_usize), 1 => Just(8)];
+    (first, payload, form, prop::bool::weighted(0.02)).prop_map(|(first, payload, form, masked)| {
+        let len = payload.len() as u64;
+        let mut bytes = encode_header(true, false, Opcode::Text, len, None).to_vec();
+        bytes[0] = first;
+        if form > 0 {
+            let length = if form == 2 { 126 } else { 127 };
+            bytes = [&[first, length][..], &len.to_be_bytes()[8 - form..]].concat();
+        }
+        bytes[1] |= if masked { 0x80 } else { 0 };
+        bytes.extend(payload);
+        bytes
+    })
+}
+
 fn any_stream() -> impl Strategy<Value = Vec<u8>> {
     let frames = vec(any_frame(), 0..12).prop_map(|frames| frames.concat());
     // Sometimes the end is missing.
@@ -208,6 +234,20 @@ proptest! {
         let expected = naive(&stream, &LIMITS);
         for lens in [&[usize::MAX][..], &[1], &lens] {
             prop_assert_eq!(&in_pieces(&mut Endpoint::server(LIMITS), &stream, lens), &expected);
+        }
+    }
+
+    #[test]
+    fn a_client_sees_the_same_in_any_cut(
+        frames in vec(any_frame_of_a_server(), 0..12),
+        lens in vec(1..50_usize, 1..6),
+    ) {
+        let stream = frames.concat();
+        let client = || Endpoint::client(LIMITS, Box::new(|| [1, 2, 3, 4]));
+        // Byte by byte no frame is ever whole in the input.
+        let expected = in_pieces(&mut client(), &stream, &[1]);
+        for lens in [&[usize::MAX][..], &lens] {
+            prop_assert_eq!(&in_pieces(&mut client(), &stream, lens), &expected);
         }
     }
 

@@ -13,6 +13,7 @@ mod adopting;
 mod assertions;
 mod client;
 mod deadlines;
+mod dialing;
 mod load;
 mod log;
 mod mailbox;

@@ -20,7 +20,10 @@ async fn echo(fut: yawc::UpgradeFut) {
 }
 
 async fn answer(mut request: Request<Incoming>) -> yawc::Result<Response<Empty<Bytes>>> {
-    let options = Options::default().without_compression().with_utf8();
+    let options = Options::default()
+        .without_compression()
+        .with_utf8()
+        .with_limits(16 * 1024 * 1024, 32 * 1024 * 1024);
     let (response, fut) = WebSocket::upgrade_with_options(&mut request, options)?;
     tokio::task::spawn_local(echo(fut));
     Ok(response)
