@@ -288,7 +288,10 @@ impl<H: Handler> Route for RouteOf<H> {
             if outcome == Outcome::Panicked {
                 return Fed::Panicked;
             }
-            if !core.doomed.is_empty() || core.look_again && core.is_ahead(id) {
+            if !core.doomed.is_empty()
+                || core.look_again && core.is_ahead(id)
+                || core.inflated_enough()
+            {
                 return Fed::Interrupted;
             }
             if !more {
