@@ -200,11 +200,12 @@ pub use fragment::Fragment;
 pub use handle::Handle;
 pub use handler::Handler;
 pub use http::{
-    BodyWriter, Intake, QueryPairs, Reply, Request, Responder, Response, Resume, StreamError,
+    Body, BodyWriter, Intake, QueryPairs, Reply, Request, Responder, Response, Resume, StreamError,
     Upload, UploadBody,
 };
 pub use origins::Origins;
 pub use promise::Gone;
+#[doc(inline)]
 pub use protocol::{CloseCode, Deflate, DeflateParameters, Limits, Message};
 pub use publish::{
     DropReason, Dropped, PreparedMessage, Publication, Published, SlowSubscriber, SubscribeError,
@@ -213,6 +214,7 @@ pub use publish::{
 pub use route_options::RouteOptions;
 pub use server::{Server, ServerBuilder};
 pub use shutdown::{ShutdownOptions, ShutdownReport};
+#[doc(inline)]
 pub use tls::TlsFailure;
 pub use trust::ForwardedHeader;
 pub use upgrade::{Session, Upgrade, UpgradeRequest, UpgradeTicket};
