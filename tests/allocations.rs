@@ -244,6 +244,8 @@ fn a_message_in_steady_state_costs_no_allocation() {
         drop(peers);
         drop(server);
         publishing_costs_no_allocation_per_subscriber(driver);
+        #[cfg(feature = "deflate")]
+        a_compressed_echo_costs_no_allocation(driver);
         messages_of_our_own_connections_cost_no_allocation(driver);
     }
 }
