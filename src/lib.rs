@@ -196,8 +196,9 @@
 //!
 //! # Logging
 //!
-//! Through the crate `log`: which driver runs (`info`), and what the operating system refuses a
-//! running server (`warn`). Nothing is logged per connection or message; [`Stats`] counts those.
+//! Through the crate `log`: which driver runs (`info`), what the operating system refuses a running
+//! server, and timeouts that defeat each other (`warn`). Nothing is logged per connection or
+//! message; [`Stats`] counts those.
 //!
 //! # The protocol alone
 //!
