@@ -92,7 +92,7 @@ pub(crate) struct Crank {
     woken: bool,
     /// The server stops; whoever is still there at this moment is cut.
     stop_deadline_ms: Option<u64>,
-    /// Connections whose answer had its share of this turn and is not complete.
+    /// Connections that had their share of this turn, and of which something is left to do.
     pumping: Vec<ConnectionId>,
     /// Until then nobody notices that the server will stop.
     announced_until_ms: u64,

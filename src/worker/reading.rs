@@ -122,6 +122,7 @@ impl Crank {
         {
             return;
         }
+        self.core.buffers.begin_share();
         if let Some(outgoing) = &mut connection.outgoing
             && outgoing.holds_input()
         {

@@ -22,6 +22,7 @@ impl Crank {
         let Some(connection) = core.table.get_mut(id) else { return };
         connection.last_received_ms = core.soon_ms;
         core.tally.bytes_received += bytes.len() as u64;
+        core.buffers.begin_share();
         match &connection.phase {
             Phase::Live(live)
                 if !connection.reading_paused
@@ -123,6 +124,11 @@ impl Crank {
                 Fed::Everything => return 0,
                 Fed::Interrupted => Outcome::Returned,
                 Fed::Panicked => Outcome::Panicked,
+                Fed::ShareUsed => {
+                    core.pause_driver(id);
+                    self.pumping.push(id);
+                    return input.len();
+                }
                 Fed::Violated(error) => {
                     self.violated(id, error);
                     return 0;

@@ -28,6 +28,10 @@ use crate::websocket::WebSocket;
 /// The most address space that the sessions of one route take before they are there.
 const RESERVED_BYTES: usize = 16 * 1024 * 1024;
 
+/// Inflated bytes of one connection that are delivered in one turn, or one message. What a peer
+/// sends can become a thousand times as much, and others wait meanwhile.
+const INFLATED_PER_TURN: usize = 2 * 1024 * 1024;
+
 /// What a call of the application came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
@@ -65,6 +69,8 @@ pub(crate) enum Fed<'b> {
     Panicked,
     /// The rest may have to wait: for an end that is due, or for the peer.
     Interrupted,
+    /// The connection had its share of this turn; the rest, which is not empty, is for the next.
+    ShareUsed,
 }
 
 /// What the application decided, without its session type.
@@ -294,6 +300,9 @@ impl<H: Handler> Route for RouteOf<H> {
             if !more {
                 core.expect_more(false);
                 return Fed::Everything;
+            }
+            if core.buffers.inflated() > INFLATED_PER_TURN {
+                return Fed::ShareUsed;
             }
             debug_assert!(!core.is_ahead(id), "whoever gets ahead says so");
         }

@@ -158,6 +158,7 @@ impl Assembly {
             }
         };
         let written = written.map_err(|InvalidUtf8| ProtocolError::InvalidUtf8)??;
+        pool.note_inflated(written);
         Ok(if written == room { Inflated::Some } else { Inflated::All })
     }
 

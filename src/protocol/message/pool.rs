@@ -27,6 +27,8 @@ pub struct BufferPool {
     large: Shelf,
     /// Made when the first message is compressed or inflated.
     codecs: Option<Box<Codecs>>,
+    /// Bytes that came out of decompressors since somebody began to count.
+    inflated: usize,
 }
 
 impl BufferPool {
@@ -35,7 +37,7 @@ impl BufferPool {
     pub const fn new(max_retained_bytes: usize) -> Self {
         let small = max_retained_bytes / 4;
         let large = max_retained_bytes - small;
-        Self { small: Shelf::new(small), large: Shelf::new(large), codecs: None }
+        Self { small: Shelf::new(small), large: Shelf::new(large), codecs: None, inflated: 0 }
     }
 
     /// An empty buffer of any capacity up to 64 KiB, often zero.
@@ -70,6 +72,23 @@ impl BufferPool {
     /// The shared codecs.
     pub(in crate::protocol) fn codecs(&mut self) -> &mut Codecs {
         self.codecs.get_or_insert_default()
+    }
+
+    /// Begins to count inflated bytes anew.
+    #[inline]
+    pub(crate) fn begin_share(&mut self) {
+        self.inflated = 0;
+    }
+
+    /// Bytes that came out of decompressors since [`Self::begin_share`].
+    #[inline]
+    pub(crate) fn inflated(&self) -> usize {
+        self.inflated
+    }
+
+    /// Counts inflated bytes.
+    pub(super) fn note_inflated(&mut self, bytes: usize) {
+        self.inflated = self.inflated.saturating_add(bytes);
     }
 
     /// Capacity of buffers that is kept at the moment, in bytes. Codecs are not counted.
