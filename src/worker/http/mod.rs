@@ -402,7 +402,8 @@ impl Crank {
         let core = &mut self.core;
         let deadline_ms = core.drain_deadline();
         let Some(connection) = core.table.get_mut(id) else { return };
-        connection.phase = Phase::Draining { discarded: 0, finished: false, server_first: false };
+        let draining = Phase::Draining { discarded: 0, finished: false, server_first: false };
+        let phase = std::mem::replace(&mut connection.phase, draining);
         connection.deadline_ms = deadline_ms;
         if connection.reading_paused {
             // What still comes is read and discarded, so that the end is seen.
@@ -415,6 +416,7 @@ impl Crank {
         }
         core.mark_dirty(id);
         core.arm_timer(id);
+        core.drop_phase(phase);
     }
 
     /// A body broke off: the client must not take what it has for all of it.
