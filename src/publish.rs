@@ -4,14 +4,17 @@
 //! words for what became of them. Nothing here knows a topic's subscribers or a socket.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::protocol::{Message, frame};
+use crate::protocol::endpoint::Compression;
+use crate::protocol::{BufferPool, Endpoint, Message, frame};
 
 /// A message framed once (RFC 6455 5.2), for any number of connections, topics and threads.
 ///
 /// Cloning copies a reference. Costs the payload, a header of 2 to 10 bytes and 16 bytes of
-/// counters, in one allocation, until the last clone and the last queue that holds it let go.
+/// counters, in one allocation, until the last clone and the last queue that holds it let go. On
+/// the way to connections with compression ([`Deflate`](crate::Deflate)) it is compressed once for
+/// each window and level in use, and keeps the result.
 ///
 /// ```
 /// use wirelane::PreparedMessage;
@@ -19,11 +22,20 @@ use crate::protocol::{Message, frame};
 /// let hello = PreparedMessage::text("hello");
 /// assert_eq!(hello.message().payload(), b"hello");
 /// ```
-#[derive(Clone, PartialEq, Eq)]
 pub struct PreparedMessage {
     frame: Arc<[u8]>,
     header_len: u8,
     text: bool,
+    compress: bool,
+    /// What it was compressed to.
+    compressed: Mutex<Vec<Compressed>>,
+}
+
+/// A compressed frame; none if it would not be shorter.
+#[derive(Debug, Clone)]
+struct Compressed {
+    compression: Compression,
+    frame: Option<Arc<[u8]>>,
 }
 
 impl PreparedMessage {
@@ -47,7 +59,38 @@ impl PreparedMessage {
             bytes[..header.len()].copy_from_slice(&header);
             bytes[header.len()..].copy_from_slice(payload);
         }
-        Self { frame, header_len: header.len() as u8, text: message.is_text() }
+        let (header_len, text) = (header.len() as u8, message.is_text());
+        Self { frame, header_len, text, compress: true, compressed: Mutex::default() }
+    }
+
+    /// The same message, which is never compressed: for secrets (see
+    /// [`Deflate`](crate::Deflate)).
+    pub fn uncompressed(mut self) -> Self {
+        self.compress = false;
+        self
+    }
+
+    /// The frame, compressed; `None` if it would not be shorter. Compresses once.
+    fn compressed(&self, compression: Compression, pool: &mut BufferPool) -> Option<Arc<[u8]>> {
+        // Nobody panics while holding it.
+        let mut kept = self.compressed.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(kept) = kept.iter().find(|kept| kept.compression == compression) {
+            return kept.frame.clone();
+        }
+        let frame = compression.frame(self.message(), pool);
+        kept.push(Compressed { compression, frame: frame.clone() });
+        frame
+    }
+
+    /// The frame for one connection, compressed; `None` if it gets it as it is.
+    pub(crate) fn frame_for(
+        &self,
+        endpoint: &Endpoint,
+        pool: &mut BufferPool,
+    ) -> Option<Arc<[u8]>> {
+        let len = self.frame.len() - usize::from(self.header_len);
+        let compression = endpoint.shared_compression(len).filter(|_| self.compress)?;
+        self.compressed(compression, pool)
     }
 
     /// The message as it was given.
@@ -65,6 +108,23 @@ impl PreparedMessage {
         &self.frame
     }
 }
+
+impl Clone for PreparedMessage {
+    fn clone(&self) -> Self {
+        let compressed = self.compressed.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Self { header_len, text, compress, .. } = *self;
+        let compressed = Mutex::new(compressed);
+        Self { frame: Arc::clone(&self.frame), header_len, text, compress, compressed }
+    }
+}
+
+impl PartialEq for PreparedMessage {
+    fn eq(&self, other: &Self) -> bool {
+        self.frame == other.frame && self.compress == other.compress
+    }
+}
+
+impl Eq for PreparedMessage {}
 
 impl fmt::Debug for PreparedMessage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -89,6 +149,7 @@ fn encode_header(message: Message<'_>) -> frame::EncodedHeader {
 pub struct Publication<'m> {
     content: Content<'m>,
     key: Option<u64>,
+    compress: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -106,16 +167,34 @@ impl<'m> Publication<'m> {
         self
     }
 
+    /// Whether the message may be compressed on its way to connections with compression
+    /// ([`Deflate`](crate::Deflate)), once for each window and level in use. Default true.
+    #[must_use]
+    pub fn compress(mut self, compress: bool) -> Self {
+        self.compress = compress;
+        self
+    }
+
     pub(crate) fn latest_key(&self) -> Option<u64> {
         self.key
     }
 
+    /// Length of the payload, in bytes.
+    fn len(&self) -> usize {
+        match self.content {
+            Content::Message(message) => message.len(),
+            Content::Prepared(prepared) => prepared.frame.len() - usize::from(prepared.header_len),
+        }
+    }
+
     /// The message in a form that other threads can keep.
     pub(crate) fn prepare(&self) -> PreparedMessage {
-        match self.content {
+        let mut prepared = match self.content {
             Content::Message(message) => PreparedMessage::new(message),
             Content::Prepared(prepared) => prepared.clone(),
-        }
+        };
+        prepared.compress &= self.compress;
+        prepared
     }
 
     /// Frames the message, in `scratch` if it is shorter than `share_from`.
@@ -132,7 +211,7 @@ impl<'m> Publication<'m> {
             }
             _ => Some(self.prepare()),
         };
-        Frame { publication: self, scratch, prepared }
+        Frame { publication: self, scratch, prepared, compressed: Vec::new() }
     }
 }
 
@@ -142,12 +221,73 @@ pub(crate) struct Frame<'f> {
     publication: Publication<'f>,
     scratch: &'f [u8],
     prepared: Option<PreparedMessage>,
+    /// What it was compressed to.
+    compressed: Vec<Compressed>,
+}
+
+/// In which form a connection gets a [`Frame`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    Plain,
+    /// Compressed; the index of the compressed form.
+    Compressed(usize),
 }
 
 impl Frame<'_> {
     /// Header and payload.
     pub(crate) fn bytes(&self) -> &[u8] {
         self.prepared.as_ref().map_or(self.scratch, |prepared| &prepared.frame)
+    }
+
+    /// The form for this connection. Compresses if nobody has asked for such a one.
+    #[inline]
+    pub(crate) fn form_for(&mut self, endpoint: &Endpoint, pool: &mut BufferPool) -> Form {
+        match endpoint.shared_compression(self.publication.len()) {
+            None => Form::Plain,
+            Some(compression) => self.compressed_form(compression, pool),
+        }
+    }
+
+    fn compressed_form(&mut self, compression: Compression, pool: &mut BufferPool) -> Form {
+        let known = self.compressed.iter().position(|kept| kept.compression == compression);
+        let place = known.unwrap_or_else(|| {
+            let frame = match self.publication.content {
+                _ if !self.publication.compress => None,
+                // It may be published again.
+                Content::Prepared(prepared) if !prepared.compress => None,
+                Content::Prepared(prepared) => prepared.compressed(compression, pool),
+                Content::Message(message) => compression.frame(message, pool),
+            };
+            self.compressed.push(Compressed { compression, frame });
+            self.compressed.len() - 1
+        });
+        match self.compressed[place].frame {
+            Some(_) => Form::Compressed(place),
+            None => Form::Plain,
+        }
+    }
+
+    /// Header and payload in this form.
+    pub(crate) fn bytes_of(&self, form: Form) -> &[u8] {
+        match self.compressed_frame(form) {
+            Some(frame) => frame,
+            None => self.bytes(),
+        }
+    }
+
+    /// The same to keep.
+    pub(crate) fn shared(&mut self, form: Form) -> Arc<[u8]> {
+        match self.compressed_frame(form) {
+            Some(frame) => Arc::clone(frame),
+            None => Arc::clone(self.prepared().frame()),
+        }
+    }
+
+    fn compressed_frame(&self, form: Form) -> Option<&Arc<[u8]>> {
+        match form {
+            Form::Plain => None,
+            Form::Compressed(place) => self.compressed[place].frame.as_ref(),
+        }
     }
 
     /// The same to keep. Allocates once, however many ask.
@@ -158,13 +298,13 @@ impl Frame<'_> {
 
 impl<'m, M: Into<Message<'m>>> From<M> for Publication<'m> {
     fn from(message: M) -> Self {
-        Self { content: Content::Message(message.into()), key: None }
+        Self { content: Content::Message(message.into()), key: None, compress: true }
     }
 }
 
 impl<'m> From<&'m PreparedMessage> for Publication<'m> {
     fn from(prepared: &'m PreparedMessage) -> Self {
-        Self { content: Content::Prepared(prepared), key: None }
+        Self { content: Content::Prepared(prepared), key: None, compress: true }
     }
 }
 

@@ -176,6 +176,35 @@ fn messages_of_our_own_connections_cost_no_allocation(driver: Driver) {
     }
 }
 
+#[cfg(feature = "deflate")]
+fn a_compressed_echo_costs_no_allocation(driver: Driver) {
+    use flate2::{Compress, Compression, FlushCompress};
+
+    let mut compress = Compress::new(Compression::new(6), false);
+    let mut payload = Vec::with_capacity(10_000);
+    let text = "{\"symbol\":\"EURUSD\",\"price\":1.0831},".repeat(100);
+    compress.compress_vec(text.as_bytes(), &mut payload, FlushCompress::Sync).expect("compresses");
+    payload.truncate(payload.len() - 4);
+    let offer = "\r\nSec-WebSocket-Extensions: permessage-deflate\r\n\r\n";
+    let head = String::from_utf8(common::request("/")).expect("ASCII");
+    let head = head.replacen("\r\n\r\n", offer, 1);
+    for settings in [wirelane::Deflate::shared(), wirelane::Deflate::dedicated(12)] {
+        let server =
+            TestServer::start(driver, |server| server.deflate(settings).websocket("/", |_| Echo));
+        let mut peer = server.connect();
+        peer.send(head.as_bytes());
+        assert!(peer.read_head().contains("permessage-deflate"));
+        let least = quietest(10, || {
+            for _ in 0..20 {
+                peer.send_frame(0xC1, &payload);
+                let echo = peer.read_frame();
+                assert!(echo.first == 0xC1 && echo.payload.len() < text.len() / 5);
+            }
+        });
+        assert_eq!(least, 0, "{driver}: {settings:?}");
+    }
+}
+
 #[test]
 fn a_message_in_steady_state_costs_no_allocation() {
     for driver in [Driver::Epoll, Driver::IoUring] {
@@ -215,6 +244,8 @@ fn a_message_in_steady_state_costs_no_allocation() {
         drop(peers);
         drop(server);
         publishing_costs_no_allocation_per_subscriber(driver);
+        #[cfg(feature = "deflate")]
+        a_compressed_echo_costs_no_allocation(driver);
         messages_of_our_own_connections_cost_no_allocation(driver);
     }
 }

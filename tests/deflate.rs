@@ -21,8 +21,11 @@ on_every_driver!(
     bad_input_gets_its_code,
     a_bomb_ends_at_the_limit,
     many_bombs_at_once_do_not_keep_others_waiting,
-    messages_in_parts_are_not_compressed_for_clients_either,
+    compressed_messages_come_in_parts_to_clients_too,
     compression_can_be_overridden,
+    published_messages_fit_into_every_window,
+    compressed_messages_come_in_parts,
+    many_bombs_below_the_limit_all_count,
 );
 
 const TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
@@ -251,6 +254,7 @@ impl Handler for Ordered {
 
 fn many_bombs_at_once_do_not_keep_others_waiting(driver: Driver) {
     const COUNT: usize = 40;
+    const OTHERS: usize = 40;
     const LEN: usize = 1 << 20;
     let (begun, begins) = channel();
     let (go, may_go) = channel();
@@ -265,12 +269,15 @@ fn many_bombs_at_once_do_not_keep_others_waiting(driver: Driver) {
     let mut other = server.open();
     greedy.send(&frame(0xC2, &deflated(&vec![0; LEN])).repeat(COUNT));
     assert_eq!(begins.recv_timeout(PATIENCE), Ok(LEN));
-    other.send_text("other");
+    for _ in 0..OTHERS {
+        other.send_text("other");
+    }
     go.send(()).expect("the handler waits");
     let order: Vec<usize> =
-        (0..COUNT).map(|_| begins.recv_timeout(PATIENCE).expect("every message arrives")).collect();
-    let place = order.iter().position(|len| *len == 5).expect("it was served");
-    assert!(place < COUNT / 2, "{place} messages went before it");
+        (1..COUNT + OTHERS).map(|_| begins.recv_timeout(PATIENCE).expect("in time")).collect();
+    // All of its messages, not one in each turn.
+    let place = order.iter().rposition(|len| *len == 5).expect("it was served");
+    assert!(place < OTHERS + COUNT / 2, "{place} messages went before its last one");
     // Nothing is left behind, not even by whoever ends its side in between.
     greedy.send(&frame(0xC2, &deflated(&vec![0; LEN])).repeat(COUNT));
     greedy.finish();
@@ -295,7 +302,7 @@ impl Handler for Parts {
     }
 
     fn on_open(&mut self, ws: &mut WebSocket<'_, Option<DialId>>) {
-        assert_eq!(ws.deflate(), None);
+        assert!(ws.deflate().is_some());
         ws.send(&*self.said);
     }
 
@@ -310,7 +317,7 @@ impl Handler for Parts {
     }
 }
 
-fn messages_in_parts_are_not_compressed_for_clients_either(driver: Driver) {
+fn compressed_messages_come_in_parts_to_clients_too(driver: Driver) {
     let server = TestServer::start(driver, |builder| {
         builder.deflate(Deflate::shared()).websocket("/", |_| Echo)
     });
@@ -366,4 +373,141 @@ fn compression_can_be_overridden(driver: Driver) {
     let mut peer = server.open();
     peer.send_text("yes, please");
     assert_eq!(peer.read_frame().first, 0x81);
+}
+
+/// Answers "publish" with two messages of its own and one to the whole room in between.
+struct Room;
+
+impl Handler for Room {
+    type Session = ();
+
+    fn on_open(&mut self, ws: &mut WebSocket<'_, ()>) {
+        ws.subscribe("room").expect("one topic");
+    }
+
+    fn on_message(&mut self, ws: &mut WebSocket<'_, ()>, message: Message<'_>) {
+        let own = json(500);
+        let size = if message.payload() == b"long" { 5000 } else { 600 };
+        let published = json(size);
+        let prepared = wirelane::PreparedMessage::binary(&published);
+        ws.send(&own[..]);
+        ws.publish_to_all("room", &published[..]);
+        ws.send(&own[..]);
+        ws.publish_to_all("room", &prepared);
+        ws.send_prepared(&prepared);
+        ws.publish_to_all("room", wirelane::Publication::from(&published[..]).compress(false));
+        ws.send(&own[..]);
+    }
+}
+
+fn published_messages_fit_into_every_window(driver: Driver) {
+    let server = TestServer::start(driver, |builder| {
+        let dedicated = RouteOptions::new().deflate(Deflate::dedicated(15));
+        let small = RouteOptions::new().deflate(Deflate::dedicated(9).level(6));
+        let shared = RouteOptions::new().deflate(Deflate::shared());
+        builder
+            .websocket("/", |_| Room)
+            .websocket_with("/shared", shared, |_| Room)
+            .websocket_with("/dedicated", dedicated, |_| Room)
+            .websocket_with("/small", small, |_| Room)
+    });
+    for (word, size) in [("short", 600), ("long", 5000)] {
+        for path in ["/", "/shared", "/dedicated", "/small"] {
+            let takeover = matches!(path, "/dedicated" | "/small");
+            let offer = if path == "/" { "none" } else { "permessage-deflate" };
+            let (mut listener, _) = open(&server, "/", "permessage-deflate");
+            let (mut peer, _) = open(&server, path, offer);
+            peer.send_text(word);
+            let mut decoder = Decompress::new(false);
+            let mut read = |peer: &mut Peer, compressed: bool| {
+                let frame = peer.read_frame();
+                assert_eq!(frame.first, if compressed { 0xC2 } else { 0x82 }, "{path}");
+                if !compressed {
+                    return frame.payload;
+                }
+                if !takeover {
+                    decoder.reset(false);
+                }
+                inflate(&mut decoder, &frame.payload)
+            };
+            let compressed = path != "/";
+            for expected in [500, size, 500, size, size] {
+                assert_eq!(read(&mut peer, compressed), json(expected), "{path}");
+            }
+            assert_eq!(read(&mut peer, false), json(size));
+            assert_eq!(read(&mut peer, compressed), json(500));
+            // Whoever has no compression gets the same.
+            for _ in 0..3 {
+                let frame = listener.read_frame();
+                assert_eq!((frame.first, frame.payload), (0x82, json(size)));
+            }
+        }
+    }
+}
+
+/// Answers a message with its length, once it has come in parts.
+struct Counted;
+
+impl Handler for Counted {
+    type Session = usize;
+
+    const STREAM: bool = true;
+
+    fn on_message(&mut self, _ws: &mut WebSocket<'_, usize>, _message: Message<'_>) {
+        unreachable!("messages come in parts");
+    }
+
+    fn on_fragment(&mut self, ws: &mut WebSocket<'_, usize>, fragment: Fragment<'_>) {
+        assert!(fragment.payload.len() <= 16 * 1024);
+        *ws.session_mut() += fragment.payload.len();
+        if fragment.last {
+            let len = std::mem::take(ws.session_mut());
+            ws.send(&len.to_string());
+        }
+    }
+}
+
+fn compressed_messages_come_in_parts(driver: Driver) {
+    let server = TestServer::start(driver, |builder| {
+        builder
+            .limits(Limits::new().max_message(1000))
+            .deflate(Deflate::dedicated(15))
+            .websocket("/", |_| Counted)
+    });
+    let (mut peer, _) = open(&server, "/", "permessage-deflate");
+    let mut compress = Compress::new(Compression::new(6), false);
+    for len in [0, 1, 100_000, 30_000_000] {
+        peer.send_frame(0xC2, &deflate(&mut compress, &vec![7; len]));
+        assert_eq!(peer.read_frame().payload, len.to_string().as_bytes());
+    }
+}
+
+/// Answers each message with its length.
+struct Lengths;
+
+impl Handler for Lengths {
+    type Session = ();
+
+    fn on_message(&mut self, ws: &mut WebSocket<'_, ()>, message: Message<'_>) {
+        ws.send(&message.len().to_string());
+    }
+}
+
+fn many_bombs_below_the_limit_all_count(driver: Driver) {
+    let server = TestServer::start(driver, |builder| {
+        let limits = Limits::new().max_message(4 << 20);
+        builder.limits(limits).deflate(Deflate::shared()).websocket("/", |_| Lengths)
+    });
+    let bomb = frame(0xC2, &deflated(&vec![0; 3 << 20]));
+    let (mut peer, _) = open(&server, "/", "permessage-deflate");
+    let (mut other, _) = open(&server, "/", "permessage-deflate");
+    // Far more than one turn inflates, in one segment.
+    peer.send(&[&bomb.repeat(12)[..], &frame(0x81, b"end"), &frame(0x88, b"\x03\xe8")].concat());
+    other.send_text("me, too");
+    assert_eq!(other.read_frame().payload, b"7");
+    for _ in 0..12 {
+        assert_eq!(peer.read_frame().payload, b"3145728");
+    }
+    assert_eq!(peer.read_frame().payload, b"3");
+    peer.expect_close(1000);
 }

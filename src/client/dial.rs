@@ -104,8 +104,7 @@ impl Dial {
     }
 
     /// Offers to compress messages (permessage-deflate, RFC 7692) with these settings; the server
-    /// may decline. Not offered for a handler with [`STREAM`](crate::Handler::STREAM), which takes
-    /// messages as they come. Default [`Deflate::off`].
+    /// may decline. Default [`Deflate::off`].
     pub fn deflate(mut self, settings: Deflate) -> Self {
         self.deflate = settings;
         self
@@ -223,7 +222,7 @@ impl Dial {
             reconnect: self.reconnect,
         };
         // What would be written is what is checked.
-        match plan.write_request(&mut ClientHandshake::new([0; 16]), false, &mut Vec::new()) {
+        match plan.write_request(&mut ClientHandshake::new([0; 16]), &mut Vec::new()) {
             Ok(()) => Ok(Arc::new(plan)),
             Err(error) => invalid("header", error.to_string()),
         }
@@ -390,14 +389,12 @@ impl Plan {
     pub(crate) fn write_request(
         &self,
         handshake: &mut ClientHandshake,
-        streams: bool,
         out: &mut Vec<u8>,
     ) -> Result<(), crate::protocol::upgrade::InvalidHeader> {
         let subprotocols: Vec<&str> = self.subprotocols.iter().map(String::as_str).collect();
         let headers: Vec<(&str, &str)> =
             self.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-        // Messages that are taken in parts come as they are, as with servers.
-        handshake.offer_deflate(if streams { Deflate::off() } else { self.deflate });
+        handshake.offer_deflate(self.deflate);
         handshake.write_request(&self.host, &self.target, &subprotocols, &headers, out)
     }
 }

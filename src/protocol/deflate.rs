@@ -6,8 +6,9 @@
 //!
 //! # What it costs
 //!
-//! Measured with JSON of many short fields on one core of an x86-64 machine, in microseconds per
-//! message and bytes on the wire, fresh context each time (`cargo bench --bench deflate`):
+//! The codecs by themselves, measured with JSON of many short fields on one core of an x86-64
+//! machine, in microseconds per message and bytes on the wire, fresh context each time (`cargo bench
+//! --bench deflate` measures them behind an endpoint):
 //!
 //! | message | zlib-rs, level 1 | level 2 | level 6 | inflate |
 //! | --- | --- | --- | --- | --- |
@@ -31,8 +32,8 @@
 ///
 /// | | shared (no context takeover) | dedicated with a window of `w` bits |
 /// | --- | --- | --- |
-/// | compressor | 0 bytes per connection | 150 KiB + 5 x 2^`w` bytes from the first message on |
-/// | decompressor | 0 bytes while no message is half received, 45 KiB while one is | 45 KiB from the first message on |
+/// | compressor | 0 bytes per connection | 160 KiB + 4 x 2^`w` bytes from the first message on |
+/// | decompressor | 0 bytes while no message is half received, 47 KiB while one is | 47 KiB from the first message on |
 /// | how well it compresses | each message by itself | much better if messages resemble each other |
 ///
 /// A shared codec belongs to the worker, which keeps a few of them; each message begins with an

@@ -26,6 +26,7 @@ mod streaming;
 
 pub use super::state::State;
 
+pub(crate) use deflate::Compression;
 pub(crate) use streaming::Received;
 pub(in crate::protocol) use streaming::Streamed;
 

@@ -388,7 +388,7 @@ impl ServerBuilder {
     /// [`Stats::tls_failures`](crate::Stats::tls_failures). Certificates can be exchanged while the
     /// server runs: [`Handle::reload_tls`](crate::Handle::reload_tls).
     ///
-    /// An idle connection costs about 5 KiB more than without (that is what rustls keeps); a worker
+    /// An idle connection costs about 4 KiB more than without (that is what rustls keeps); a worker
     /// has buffers of about 0.5 MiB. Default: plaintext.
     #[cfg(feature = "tls-no-provider")]
     pub fn tls(mut self, tls: impl Into<ServerTls>) -> Self {

@@ -96,6 +96,16 @@ impl TextBuffer {
         Ok(written)
     }
 
+    /// Takes the beginning of a character off the end, 0 to 3 bytes, so that the text is complete.
+    pub(crate) fn take_cut(&mut self) -> ([u8; 3], usize) {
+        let mut cut = [0; 3];
+        let behind = &self.bytes[self.valid..];
+        let len = behind.len().min(cut.len());
+        cut[..len].copy_from_slice(&behind[..len]);
+        self.bytes.truncate(self.valid);
+        (cut, len)
+    }
+
     /// Moves the text to the memory of `buffer`, whose content is dropped; gives the old memory.
     pub(crate) fn move_to(&mut self, mut buffer: Vec<u8>) -> Vec<u8> {
         buffer.clear();

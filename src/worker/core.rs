@@ -57,6 +57,11 @@ pub(crate) struct Core {
     pub(crate) tls: Scratch,
     /// Connections that the application wants to read again.
     pub(crate) resumed: Vec<ConnectionId>,
+    /// Connections whose input has to wait for the next turn, because so much was inflated in this
+    /// one.
+    pub(crate) postponed: Vec<ConnectionId>,
+    /// What the pool will have inflated when the turn has inflated enough.
+    pub(crate) inflate_until: u64,
     /// When this turn began, rounded down: what is due then is due.
     pub(crate) now_ms: u64,
     /// The same, rounded up: deadlines count from here, so that none comes before its time.
@@ -122,6 +127,8 @@ impl Core {
             handshakes: VecDeque::new(),
             tls: Scratch::default(),
             resumed: Vec::new(),
+            postponed: Vec::new(),
+            inflate_until: u64::MAX,
             now_ms,
             soon_ms: now_ms,
             config,

@@ -137,6 +137,7 @@ impl Worker {
     pub(crate) fn turn(&mut self) -> io::Result<()> {
         let due_ms = self.crank.due_ms();
         let timeout_ms = (due_ms != NEVER).then(|| due_ms.saturating_sub(self.crank.core.now_ms));
+        let postponed = self.crank.take_postponed();
         let mut more = self.receive(timeout_ms)?;
         self.crank.shake_hands();
         let now_ms = self.crank.core.now_ms;
@@ -156,6 +157,7 @@ impl Worker {
         }
         crank.see_to_dials();
         crank.resume_all();
+        crank.go_on_postponed(postponed);
         crank.pump_all();
         if !crank.core.notices.is_empty() {
             crank.notify();
@@ -223,7 +225,8 @@ impl Crank {
     fn due_ms(&self) -> u64 {
         let core = &self.core;
         let news = !core.notices.is_empty() || !core.handshakes.is_empty();
-        if news || core.dials.has_news() || !self.pumping.is_empty() {
+        let waits = !core.postponed.is_empty() || !self.pumping.is_empty();
+        if news || waits || core.dials.has_news() {
             return core.now_ms;
         }
         self.earliest_ms().max(self.core.now_ms)

@@ -15,11 +15,11 @@ use super::{Core, Crank};
 use crate::connection::{Connection, Phase};
 use crate::driver::ConnectionId;
 use crate::error::{CloseCause, SendError};
-use crate::outgoing::{LatestKey, SHARE_FROM};
+use crate::outgoing::{LatestKey, Outgoing, SHARE_FROM};
 use crate::protocol::CloseCode;
 use crate::protocol::frame::append_masked_copy;
 use crate::publish::{
-    DropReason, Dropped, Frame, PreparedMessage, Publication, Published, SlowSubscriber,
+    DropReason, Dropped, Form, Frame, PreparedMessage, Publication, Published, SlowSubscriber,
     SubscribeError, Subscription,
 };
 use crate::random::masking_key;
@@ -218,7 +218,7 @@ impl Core {
                 continue;
             }
             let Some((id, connection)) = self.table.at_mut(slot) else { continue };
-            let Phase::Live(live) = &connection.phase else { continue };
+            let Phase::Live(live) = &mut connection.phase else { continue };
             if !live.endpoint.may_send() {
                 if live.endpoint.is_open() {
                     published.dropped += 1;
@@ -227,13 +227,17 @@ impl Core {
                 continue;
             }
             let client = live.client;
+            let form = frame.form_for(&live.endpoint, &mut self.buffers);
             let outgoing = connection.outgoing.get_or_insert_with(|| self.outgoing.take());
-            let bytes = frame.bytes();
+            let bytes = frame.bytes_of(form);
             if client || connection.blocked || outgoing.unsent_len() + bytes.len() > high_water {
                 self.offer(id, topic, frame, key, &mut published);
                 continue;
             }
             outgoing.append().extend_from_slice(bytes);
+            if form != Form::Plain {
+                live.endpoint.note_shared_message();
+            }
             published.queued += 1;
             if !connection.dirty {
                 connection.dirty = true;
@@ -258,7 +262,7 @@ impl Core {
                 continue;
             }
             let Some((id, connection)) = self.table.at_mut(slot) else { continue };
-            let Phase::Live(live) = &connection.phase else { continue };
+            let Phase::Live(live) = &mut connection.phase else { continue };
             if !live.endpoint.may_send() {
                 if live.endpoint.is_open() {
                     published.dropped += 1;
@@ -267,13 +271,17 @@ impl Core {
                 continue;
             }
             let client = live.client;
+            let form = frame.form_for(&live.endpoint, &mut self.buffers);
             let outgoing = connection.outgoing.get_or_insert_with(|| self.outgoing.take());
-            let shared = frame.prepared().frame();
-            if client || connection.blocked || outgoing.unsent_len() + shared.len() > high_water {
+            let len = frame.bytes_of(form).len();
+            if client || connection.blocked || outgoing.unsent_len() + len > high_water {
                 self.offer(id, topic, frame, key, &mut published);
                 continue;
             }
-            outgoing.append_shared(Arc::clone(shared));
+            queue(outgoing, frame, form);
+            if form != Form::Plain {
+                live.endpoint.note_shared_message();
+            }
             published.queued += 1;
             if !connection.dirty {
                 connection.dirty = true;
@@ -341,7 +349,17 @@ impl Core {
         if self.table.get(id).is_some_and(|connection| !connection.blocked && long(connection)) {
             self.flush(id);
         }
-        let len = frame.bytes().len();
+        let form = match self.table.get(id).map(|connection| &connection.phase) {
+            // The latest value may leave behind messages that are sent after it, in whose window
+            // it would be missing.
+            Some(Phase::Live(live))
+                if policy != SlowSubscriber::Latest || !live.endpoint.takes_over() =>
+            {
+                frame.form_for(&live.endpoint, &mut self.buffers)
+            }
+            _ => Form::Plain,
+        };
+        let len = frame.bytes_of(form).len();
         let over_limit = self.is_over_limit(len);
         let Some(connection) = self.table.get_mut(id) else { return refused(DropReason::Full) };
         let over_limit = over_limit && connection.blocked;
@@ -356,21 +374,24 @@ impl Core {
                 if !fits(outgoing.unsent_len()) {
                     return Queued::Refused { reason: DropReason::Full, replaced };
                 }
-                outgoing.park(key, frame_for(client, frame));
+                outgoing.park(key, frame_for(client, frame, form));
                 if replaced { Queued::Replacing } else { Queued::Taken }
             }
             _ if !fits(outgoing.unsent_len()) => return refused(DropReason::Full),
             _ => {
                 if client {
-                    append_masked_copy(frame.bytes(), masking_key(), outgoing.append());
-                } else if len < SHARE_FROM {
-                    outgoing.append().extend_from_slice(frame.bytes());
+                    append_masked_copy(frame.bytes_of(form), masking_key(), outgoing.append());
                 } else {
-                    outgoing.append_shared(Arc::clone(frame.prepared().frame()));
+                    queue(outgoing, frame, form);
                 }
                 Queued::Taken
             }
         };
+        if form != Form::Plain
+            && let Phase::Live(live) = &mut connection.phase
+        {
+            live.endpoint.note_shared_message();
+        }
         if connection.blocked {
             self.note_buffered(id);
         }
@@ -386,7 +407,7 @@ impl Core {
     ) -> Result<SendStatus, SendError> {
         let high_water = self.config.high_water();
         let Some(connection) = self.table.get_mut(id) else { return Err(SendError::Gone) };
-        let Phase::Live(live) = &connection.phase else { return Err(SendError::Gone) };
+        let Phase::Live(live) = &mut connection.phase else { return Err(SendError::Gone) };
         if !live.endpoint.is_open() {
             return Err(SendError::Gone);
         }
@@ -396,7 +417,8 @@ impl Core {
         }
         let client = live.client;
         let outgoing = connection.outgoing.get_or_insert_with(|| self.outgoing.take());
-        let shared = message.frame();
+        let compressed = message.frame_for(&live.endpoint, &mut self.buffers);
+        let shared = compressed.as_ref().unwrap_or(message.frame());
         if client || outgoing.unsent_len() + shared.len() > high_water {
             let mut unused = Vec::new();
             let mut frame = Publication::from(message).frame(&mut unused, 0);
@@ -410,6 +432,9 @@ impl Core {
                 outgoing.append().extend_from_slice(shared);
             } else {
                 outgoing.append_shared(Arc::clone(shared));
+            }
+            if compressed.is_some() {
+                live.endpoint.note_shared_message();
             }
             self.mark_dirty(id);
         }
@@ -432,13 +457,23 @@ impl Core {
     }
 }
 
+/// Appends a frame to a queue: short ones as a copy.
+fn queue(outgoing: &mut Outgoing, frame: &mut Frame<'_>, form: Form) {
+    let bytes = frame.bytes_of(form);
+    if bytes.len() < SHARE_FROM {
+        outgoing.append().extend_from_slice(bytes);
+    } else {
+        outgoing.append_shared(frame.shared(form));
+    }
+}
+
 /// The frame as it can be kept for this subscriber: a server gets a masked copy of its own.
-fn frame_for(client: bool, frame: &mut Frame<'_>) -> Arc<[u8]> {
+fn frame_for(client: bool, frame: &mut Frame<'_>, form: Form) -> Arc<[u8]> {
     if !client {
-        return Arc::clone(frame.prepared().frame());
+        return frame.shared(form);
     }
     let mut masked = Vec::new();
-    append_masked_copy(frame.bytes(), masking_key(), &mut masked);
+    append_masked_copy(frame.bytes_of(form), masking_key(), &mut masked);
     masked.into()
 }
 

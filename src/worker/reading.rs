@@ -18,10 +18,26 @@ use super::core::Core;
 use crate::connection::Phase;
 use crate::driver::ConnectionId;
 
+/// Bytes that a turn inflates for one connection, give or take a message: about 5 ms of work.
+const INFLATED_PER_TURN: u64 = 4 * 1024 * 1024;
+
 impl Core {
     /// True while the connection has a session.
     pub(crate) fn is_live(&self, id: ConnectionId) -> bool {
         self.table.get(id).is_some_and(|connection| matches!(connection.phase, Phase::Live(_)))
+    }
+
+    /// Somebody's share of this turn begins. Each has its own, so that nobody waits for what
+    /// another one has made of it.
+    #[inline]
+    pub(super) fn begin_share(&mut self) {
+        self.inflate_until = self.buffers.inflated() + INFLATED_PER_TURN;
+    }
+
+    /// True if so much was inflated for this connection that others shall have theirs.
+    #[inline]
+    pub(super) fn inflated_enough(&self) -> bool {
+        self.buffers.inflated() > self.inflate_until
     }
 
     /// Stops reading because the application wants it.
@@ -85,7 +101,34 @@ impl Crank {
     /// True if more of this connection's input has to wait; it is not read any more then.
     #[inline]
     pub(super) fn must_wait(&mut self, id: ConnectionId) -> bool {
-        self.core.is_ahead(id) && self.wait_if_needed(id)
+        if self.core.is_ahead(id) && self.wait_if_needed(id) {
+            return true;
+        }
+        self.core.inflated_enough() && self.postpone(id)
+    }
+
+    /// Few bytes can become many when they are inflated, and others wait: the rest of this
+    /// connection's input comes in the next turn.
+    #[cold]
+    fn postpone(&mut self, id: ConnectionId) -> bool {
+        if self.core.is_live(id) {
+            self.core.pause_driver(id);
+            self.core.postponed.push(id);
+        }
+        true
+    }
+
+    /// Begins a turn. Gives the connections whose input had to wait for it.
+    pub(super) fn take_postponed(&mut self) -> Vec<ConnectionId> {
+        std::mem::take(&mut self.core.postponed)
+    }
+
+    /// Sees to the connections whose input had to wait for this turn.
+    pub(super) fn go_on_postponed(&mut self, postponed: Vec<ConnectionId>) {
+        for id in postponed {
+            self.go_on(id);
+            self.bury();
+        }
     }
 
     #[cold]
@@ -122,7 +165,8 @@ impl Crank {
         {
             return;
         }
-        self.core.buffers.begin_share();
+        self.core.begin_share();
+        let Some(connection) = self.core.table.get_mut(id) else { return };
         if let Some(outgoing) = &mut connection.outgoing
             && outgoing.holds_input()
         {

@@ -19,10 +19,10 @@ impl Crank {
     #[inline]
     pub(super) fn received(&mut self, id: ConnectionId, bytes: &mut [u8]) {
         let core = &mut self.core;
+        core.begin_share();
         let Some(connection) = core.table.get_mut(id) else { return };
         connection.last_received_ms = core.soon_ms;
         core.tally.bytes_received += bytes.len() as u64;
-        core.buffers.begin_share();
         match &connection.phase {
             Phase::Live(live)
                 if !connection.reading_paused
@@ -124,11 +124,6 @@ impl Crank {
                 Fed::Everything => return 0,
                 Fed::Interrupted => Outcome::Returned,
                 Fed::Panicked => Outcome::Panicked,
-                Fed::ShareUsed => {
-                    core.pause_driver(id);
-                    self.pumping.push(id);
-                    return input.len();
-                }
                 Fed::Violated(error) => {
                     self.violated(id, error);
                     return 0;

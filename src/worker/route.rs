@@ -28,10 +28,6 @@ use crate::websocket::WebSocket;
 /// The most address space that the sessions of one route take before they are there.
 const RESERVED_BYTES: usize = 16 * 1024 * 1024;
 
-/// Inflated bytes of one connection that are delivered in one turn, or one message. What a peer
-/// sends can become a thousand times as much, and others wait meanwhile.
-const INFLATED_PER_TURN: usize = 2 * 1024 * 1024;
-
 /// What a call of the application came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
@@ -69,8 +65,6 @@ pub(crate) enum Fed<'b> {
     Panicked,
     /// The rest may have to wait: for an end that is due, or for the peer.
     Interrupted,
-    /// The connection had its share of this turn; the rest, which is not empty, is for the next.
-    ShareUsed,
 }
 
 /// What the application decided, without its session type.
@@ -294,15 +288,15 @@ impl<H: Handler> Route for RouteOf<H> {
             if outcome == Outcome::Panicked {
                 return Fed::Panicked;
             }
-            if !core.doomed.is_empty() || core.look_again && core.is_ahead(id) {
+            if !core.doomed.is_empty()
+                || core.look_again && core.is_ahead(id)
+                || core.inflated_enough()
+            {
                 return Fed::Interrupted;
             }
             if !more {
                 core.expect_more(false);
                 return Fed::Everything;
-            }
-            if core.buffers.inflated() > INFLATED_PER_TURN {
-                return Fed::ShareUsed;
             }
             debug_assert!(!core.is_ahead(id), "whoever gets ahead says so");
         }

@@ -24,6 +24,9 @@ use crate::websocket::SendStatus;
 /// Handshakes that one turn goes on with, at most.
 const HANDSHAKES: usize = 64;
 
+/// Plaintext of the largest record (RFC 8446 5.1).
+const RECORD: usize = 16 * 1024;
+
 /// After so long no further handshake is begun in this turn: one costs about 0.1 ms, ten times as
 /// much with long RSA keys, and established connections wait meanwhile.
 const HANDSHAKE_US: u64 = 2000;
@@ -138,20 +141,31 @@ impl Core {
         let Scratch { gathered, .. } = &mut self.tls;
         gathered.clear();
         gathered.extend_from_slice(header);
-        let mut rest = payload;
         // A whole record with the header in front, then the payload as it lies.
-        let mut piece_len = payload.len().min(16 * 1024 - header.len());
-        gathered.extend_from_slice(&payload[..piece_len]);
-        let mut first = true;
-        while !rest.is_empty() || first {
-            let gathered = std::mem::take(&mut self.tls.gathered);
-            let piece = if first { &gathered[..] } else { &rest[..piece_len] };
-            let sealed = tls.seal(piece, self.tls.sealed());
-            self.tls.gathered = gathered;
-            let Ok(count) = sealed else {
+        let (start, mut rest) = payload.split_at(payload.len().min(RECORD - header.len()));
+        gathered.extend_from_slice(start);
+        let mut begun = false;
+        while !begun || !rest.is_empty() {
+            // Makes the buffer, if it is the first time.
+            self.tls.sealed();
+            let mut count = 0;
+            let mut sealed = Ok(0);
+            if !begun {
+                let Scratch { gathered, sealed: out, .. } = &mut self.tls;
+                sealed = tls.seal(gathered, out);
+                count = *sealed.as_ref().unwrap_or(&0);
+                begun = true;
+            }
+            let piece;
+            (piece, rest) = rest.split_at(rest.len().min(SEAL_BYTES - RECORD));
+            if sealed.is_ok() && !piece.is_empty() {
+                sealed = tls.seal(piece, &mut self.tls.sealed[count..]);
+                count += *sealed.as_ref().unwrap_or(&0);
+            }
+            if sealed.is_err() {
                 self.doomed.push((id, CloseCause::Tls));
                 return Err(SendError::Gone);
-            };
+            }
             let records = &self.tls.sealed[..count];
             let taken = match self.driver.send(id, &[IoSlice::new(records)]) {
                 Ok(taken) => taken,
@@ -161,7 +175,6 @@ impl Core {
                 }
             };
             self.tally.bytes_sent += taken as u64;
-            rest = &rest[piece_len..];
             if taken < count {
                 // A frame that has begun to leave must be completed, whatever the limit says.
                 outgoing.append_sealed(&records[taken..]);
@@ -170,8 +183,6 @@ impl Core {
                 self.block(id);
                 return Ok(SendStatus::Queued);
             }
-            first = false;
-            piece_len = rest.len().min(SEAL_BYTES);
         }
         self.tally.messages_sent += 1;
         self.drained(id);

@@ -45,7 +45,10 @@ impl Crank {
                     core.expect_more(!input.is_empty());
                     let fragment =
                         Fragment { payload: part.payload(), first: part.first, last: part.last };
-                    self.routes[route].call(core, id, session, Call::Fragment(fragment))
+                    let call = Call::Fragment(fragment);
+                    let outcome = self.routes[route].call(core, id, session, call);
+                    part.recycle(&mut core.buffers);
+                    outcome
                 }
                 Ok(Some(Received::Control(Event::Ping(payload)))) => {
                     core.pong(id, payload.as_slice());

@@ -3,6 +3,8 @@
 In: a folder. Out: the paths of ca.pem, server.pem and server.key in it. Nothing here is secret.
 """
 
+import base64
+import hashlib
 import os
 import subprocess
 
@@ -26,6 +28,15 @@ def make(folder):
     _openssl("x509", "-req", "-in", request, "-CA", ca, "-CAkey", ca_key, "-CAcreateserial",
              "-out", server, "-days", "2", "-extfile", extensions)
     return ca, server, key
+
+
+def key_hash(key):
+    """SHA-256 of the public key of a private one, in base64, as Chromium wants it."""
+    public = subprocess.run(
+        ["openssl", "pkey", "-in", key, "-pubout", "-outform", "DER"],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=True,
+    ).stdout
+    return base64.b64encode(hashlib.sha256(public).digest()).decode()
 
 
 def _openssl(*arguments):

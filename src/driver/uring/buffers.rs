@@ -4,12 +4,9 @@
 //! bytes lie, and when the buffer is empty and has to go back. It never looks at the bytes.
 //!
 //! ```text
-//!  region   | pad+head | buffer 0        | pad+head | buffer 1        | ... | pad+head | own |
+//!  region   | pad+head | buffer 0        | pad+head | buffer 1        | ...
 //!                      ^ position[0]                ^ position[1]
 //! ```
-//!
-//! Behind the buffers of the kernel lies one that it never gets: the driver's own, for reads of
-//! its own when the others are used up.
 //!
 //! Each buffer has [`HEADROOM`] bytes of its own in front, so that whoever writes there touches
 //! neither a neighbour nor bytes that the kernel may be filling. Inside an incremental buffer the
@@ -51,14 +48,9 @@ impl Geometry {
     /// Most buffers that a ring of the kernel can name.
     pub(super) const MAX_COUNT: u16 = 1 << 15;
 
-    /// Bytes of receive memory that all buffers need together, the driver's own included.
+    /// Bytes of receive memory that all buffers need together.
     pub(super) fn region_len(self) -> usize {
-        self.stride() * (usize::from(self.count) + 1)
-    }
-
-    /// First byte of the driver's own buffer.
-    fn own_start(self) -> usize {
-        self.start(self.count)
+        self.stride() * usize::from(self.count)
     }
 
     /// First byte of buffer `bid`.
@@ -151,11 +143,6 @@ impl Buffers {
         self.geometry.count
     }
 
-    /// Where the buffer begins that the kernel does not have; as long as the others.
-    pub(super) fn own_start(&self) -> usize {
-        self.geometry.own_start()
-    }
-
     /// Whether the pieces lie in `memory`.
     pub(super) fn is_of(&self, memory: &ReceiveMemory) -> bool {
         Arc::ptr_eq(&self.region, &memory.region())
@@ -238,8 +225,7 @@ mod tests {
                 assert!(start - HEADROOM >= free_from, "headroom is the neighbour's");
                 free_from = start + buffer_len as usize;
             }
-            assert!(geometry.own_start() - HEADROOM >= free_from);
-            assert!(geometry.own_start() + buffer_len as usize <= geometry.region_len());
+            assert!(free_from <= geometry.region_len());
         }
     }
 

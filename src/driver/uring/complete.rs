@@ -11,7 +11,7 @@
 #![allow(unsafe_code)]
 
 use std::io::{self, Read};
-use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::os::fd::{FromRawFd, OwnedFd};
 
 use io_uring::cqueue;
 use socket2::Socket;
@@ -19,7 +19,7 @@ use socket2::Socket;
 use super::user_data::{Operation, UserData};
 use super::{AcceptState, Phase, ReceiveState, Uring};
 use crate::driver::socket::finish_connect;
-use crate::driver::{AcceptedSocket, ConnectionId, Event, ReceiveMemory, calls};
+use crate::driver::{AcceptedSocket, ConnectionId, Event};
 
 /// What one completion amounts to.
 pub(super) enum Outcome {
@@ -27,8 +27,6 @@ pub(super) enum Outcome {
     Nothing,
     /// Bytes in the receive memory. Their buffer is on loan until the next event.
     Received { id: ConnectionId, offset: usize, len: usize },
-    /// A connection found no buffer. It may have bytes all the same.
-    Exhausted(u32),
     /// An event without bytes.
     Event(Event<'static>),
 }
@@ -105,7 +103,7 @@ impl Uring {
             // Not an error of the connection: it goes on when buffers have come back.
             libc::ENOBUFS => {
                 self.buffers_exhausted += 1;
-                return Outcome::Exhausted(index);
+                self.starve(index);
             }
             error => {
                 self.slots[index as usize].phase = Phase::Failed;
@@ -242,43 +240,6 @@ impl Uring {
             }
             // An earlier completion has drained this wake as well.
             Err(_) => Outcome::Nothing,
-        }
-    }
-
-    /// Reads what an operation could not, for want of a buffer, into the driver's own: waiting for
-    /// a buffer in a queue, only to find the ring empty once more, costs many times as much. The
-    /// operation has ended, so nothing overtakes what is read here.
-    pub(super) fn receive_exhausted(&mut self, index: u32, memory: &mut ReceiveMemory) -> Outcome {
-        let (offset, len) = (self.buffers.own_start(), self.buffers.buffer_len() as usize);
-        let slot = &mut self.slots[index as usize];
-        let Some(socket) = slot.socket.as_ref().filter(|_| slot.reading) else {
-            return Outcome::Nothing;
-        };
-        let id = ConnectionId::new(slot.worker, index, slot.generation);
-        debug_assert!(self.buffers.is_of(memory), "receive memory of another driver");
-        // SAFETY: the kernel never gets this part of the memory, and nothing of it is lent while
-        // `memory` is borrowed mutably.
-        let own = unsafe { memory.slice(offset, len) };
-        match calls::receive(socket.as_fd(), own) {
-            Ok(0) => {
-                slot.phase = Phase::Ended;
-                Outcome::Event(Event::Ended(id))
-            }
-            Ok(len) => {
-                slot.fed = true;
-                // Armed when the worker waits again, and has returned all buffers.
-                self.receive_on(index);
-                Outcome::Received { id, offset, len }
-            }
-            // An empty ring is no reason to say so of an empty socket, but the kernel does.
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                self.starve(index);
-                Outcome::Nothing
-            }
-            Err(error) => {
-                slot.phase = Phase::Failed;
-                Outcome::Event(Event::Failed(id, error))
-            }
         }
     }
 

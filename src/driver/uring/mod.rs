@@ -61,7 +61,7 @@ mod user_data;
 
 pub(crate) use probe::Unavailable;
 
-/// Sizes of a ring. Memory per worker: `buffer_bytes * (buffers + 1)` to receive into, 64 bytes per
+/// Sizes of a ring. Memory per worker: `buffer_bytes * buffers` of receive memory, 64 bytes per
 /// submission entry, 16 bytes per completion entry, 16 bytes per connection slot.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct UringOptions {
@@ -70,7 +70,7 @@ pub(crate) struct UringOptions {
     /// used instead, and more of them.
     pub(crate) buffer_bytes: usize,
     /// Number of receive buffers, from 1 to 32768. Default 4: more of them leave the cache, which
-    /// costs more than a read of the driver's own when all of them are in use.
+    /// costs more than a reader that has to wait for a buffer.
     pub(crate) buffers: u16,
     /// Entries of the submission queue. Default 1024; a full queue is submitted early.
     pub(crate) submissions: u32,
@@ -512,12 +512,8 @@ impl Driver for Uring {
             }
             self.remaining = self.remaining.checked_sub(1)?;
             let completion = self.ring.completion().next()?;
-            let outcome = match self.complete(&completion) {
-                Outcome::Exhausted(index) => self.receive_exhausted(index, memory),
-                outcome => outcome,
-            };
-            match outcome {
-                Outcome::Nothing | Outcome::Exhausted(_) => {}
+            match self.complete(&completion) {
+                Outcome::Nothing => {}
                 Outcome::Event(event) => return Some(event),
                 Outcome::Received { id, offset, len } => {
                     debug_assert!(self.buffers.is_of(memory), "receive memory of another driver");

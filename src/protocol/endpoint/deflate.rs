@@ -10,11 +10,13 @@
 //!  payload    unmask in place --> inflate, 16 KiB at a time --> behind what came before --> UTF-8
 //! ```
 
+use std::sync::Arc;
+
 use super::reading::{Frame, Progress, Reading};
 use super::{Endpoint, Event, Role};
 use crate::protocol::deflate::{Deflate, DeflateParameters, MAX_WINDOW_BITS, WINDOW_BITS};
 use crate::protocol::error::{NotOpen, ProtocolError};
-use crate::protocol::frame::Opcode;
+use crate::protocol::frame::{Opcode, encode_header};
 use crate::protocol::message::{
     Assembled, Assembly, BufferPool, Deflater, Held, Inflated, Inflater, Message, ReceivedBytes,
     ReceivedText,
@@ -33,9 +35,39 @@ pub(super) struct Extension {
     pub(super) inflating: bool,
     /// Something of it was given to the inflater.
     begun: bool,
+    /// The next byte of it was given to the inflater, but stays in the input, because more may come
+    /// out: see `inflate_part`.
+    pub(super) ahead: bool,
     /// The codecs of this connection: as long as a compressed message is in progress, and with
     /// context takeover from the first message on.
     held: Option<Box<Held>>,
+}
+
+/// How a message is compressed by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Compression {
+    window_bits: u8,
+    level: u8,
+}
+
+impl Compression {
+    /// The frame of a server's message, compressed; `None` if that is not shorter.
+    pub(crate) fn frame(self, message: Message<'_>, pool: &mut BufferPool) -> Option<Arc<[u8]>> {
+        let payload = message.payload();
+        let compressed = pool.codecs().deflate(self.window_bits, self.level, payload);
+        if compressed.len() >= payload.len() {
+            return None;
+        }
+        let len = compressed.len() as u64;
+        let header = encode_header(true, true, message.opcode(), len, None);
+        let mut frame: Arc<[u8]> =
+            std::iter::repeat_n(0, header.len() + compressed.len()).collect();
+        if let Some(bytes) = Arc::get_mut(&mut frame) {
+            bytes[..header.len()].copy_from_slice(&header);
+            bytes[header.len()..].copy_from_slice(compressed);
+        }
+        Some(frame)
+    }
 }
 
 /// Windows, level and the three yes-or-no questions.
@@ -74,6 +106,7 @@ impl Extension {
         agreed: Agreed(0),
         inflating: false,
         begun: false,
+        ahead: false,
         held: None,
     };
 
@@ -84,14 +117,15 @@ impl Extension {
 
     /// The connection is gone.
     pub(super) fn release(&mut self, pool: &mut BufferPool) {
-        self.inflating = false;
+        (self.inflating, self.ahead) = (false, false);
         if let Some(held) = self.held.take() {
             pool.codecs().give(held);
         }
     }
 
-    /// The inflater of the message in progress.
+    /// The inflater of the message in progress, for something of it.
     pub(super) fn inflater(&mut self, pool: &mut BufferPool) -> &mut Inflater {
+        self.begun = true;
         let held = self.held.get_or_insert_with(|| pool.codecs().take());
         held.inflater.get_or_insert_with(|| pool.codecs().take_inflater())
     }
@@ -177,6 +211,32 @@ impl Endpoint {
         len >= self.extension.compress_from as usize
     }
 
+    /// Window and level of a message for this connection that is compressed by itself, for many
+    /// connections at once; `None` if a message of this length is not worth it.
+    #[inline]
+    pub(crate) fn shared_compression(&self, len: usize) -> Option<Compression> {
+        let agreed = self.extension.agreed;
+        self.should_compress(len)
+            .then(|| Compression { window_bits: agreed.own_window(), level: agreed.level() })
+    }
+
+    /// True if our messages go on with the window of those before.
+    pub(crate) fn takes_over(&self) -> bool {
+        self.extension.agreed.is(Agreed::OWN_TAKEOVER)
+    }
+
+    /// The peer gets a message that was compressed by itself elsewhere. It can read that, whatever
+    /// is in its window; but then that message is in its window, too, and not in the one of our
+    /// compressor, which would count distances wrongly. So our next message begins with an empty
+    /// window.
+    pub(crate) fn note_shared_message(&mut self) {
+        if let Some(held) = &mut self.extension.held
+            && let Some(deflater) = &mut held.deflater
+        {
+            deflater.forget();
+        }
+    }
+
     /// As [`send`](Self::send), but compressed if permessage-deflate was agreed on, whatever
     /// [`Deflate::threshold`] says. An empty message is sent as it is, and so is one that would
     /// not become shorter, unless the compressor is dedicated. Amortised, no allocation.
@@ -231,7 +291,6 @@ impl Endpoint {
             _ => Assembly::binary(),
         });
         if !piece.is_empty() {
-            self.extension.begun = true;
             let inflater = self.extension.inflater(pool);
             let max_message = self.max_message as usize;
             let mut input = &*piece;

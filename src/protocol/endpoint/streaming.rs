@@ -9,12 +9,16 @@
 //!  parts      "gr", first           "ü"   "n", last
 //! ```
 
+use super::deflate::STEP;
 use super::reading::{Frame, Progress, Reading};
 use super::{Endpoint, Event};
 use crate::protocol::error::ProtocolError;
 use crate::protocol::frame::Opcode;
-use crate::protocol::message::{Assembly, BufferPool, Message};
-use crate::simd::{InvalidUtf8, split_text, unmask};
+use crate::protocol::message::{Assembly, BufferPool, CompleteText, Message};
+use crate::simd::{InvalidUtf8, TextBuffer, split_text, unmask};
+
+/// The most compressed bytes that are unmasked at a time. What they bring too much is masked again.
+const PIECE: usize = 4 * 1024;
 
 /// What was received.
 #[derive(Debug)]
@@ -42,6 +46,17 @@ impl Part<'_> {
             Payload::Character { bytes, len } => {
                 Message::Text(std::str::from_utf8(&bytes[..usize::from(*len)]).unwrap_or_default())
             }
+            Payload::InflatedText(text) => Message::Text(text.as_str()),
+            Payload::InflatedBinary(bytes) => Message::Binary(bytes),
+        }
+    }
+
+    /// Gives the memory of an inflated part back; nothing to do for others.
+    pub(crate) fn recycle(self, pool: &mut BufferPool) {
+        match self.payload {
+            Payload::InflatedText(text) => pool.give(text.into_buffer()),
+            Payload::InflatedBinary(bytes) => pool.give(bytes),
+            Payload::Text(_) | Payload::Binary(_) | Payload::Character { .. } => {}
         }
     }
 }
@@ -55,6 +70,8 @@ enum Payload<'b> {
         bytes: [u8; 4],
         len: u8,
     },
+    InflatedText(CompleteText),
+    InflatedBinary(Vec<u8>),
 }
 
 /// What is known of a message of which parts were handed out.
@@ -68,6 +85,13 @@ pub(in crate::protocol) struct Streamed {
     cut_len: u8,
     /// Bytes so far.
     len: u64,
+}
+
+impl Streamed {
+    /// A message of which nothing was handed out.
+    fn new(text: bool) -> Self {
+        Self { text, begun: false, cut: [0; 3], cut_len: 0, len: 0 }
+    }
 }
 
 /// What the present frame has come to.
@@ -133,11 +157,16 @@ impl Endpoint {
                 }
                 continue;
             }
-            match self.read_part(frame, input, max_message)? {
+            let step = match self.extension.inflating {
+                true => self.inflate_part(frame, input, max_message, pool)?,
+                false => self.read_part(frame, input, max_message)?,
+            };
+            match step {
                 Step::Part(part) if self.lifecycle.delivers() => {
                     return Ok(Some(Received::Part(part)));
                 }
-                Step::Part(_) | Step::Skipped => {}
+                Step::Part(ignored) => ignored.recycle(pool),
+                Step::Skipped => {}
                 Step::Incomplete => return Ok(None),
             }
         }
@@ -151,13 +180,7 @@ impl Endpoint {
         max_message: u64,
     ) -> Result<Step<'b>, ProtocolError> {
         let begun = self.message.as_ref().and_then(Assembly::streamed);
-        let mut message = begun.unwrap_or_else(|| Streamed {
-            text: frame.opcode == Opcode::Text,
-            begun: false,
-            cut: [0; 3],
-            cut_len: 0,
-            len: 0,
-        });
+        let mut message = begun.unwrap_or_else(|| Streamed::new(frame.opcode == Opcode::Text));
         let remaining = frame.remaining();
         if message.len.saturating_add(remaining as u64) > max_message {
             return Err(ProtocolError::MessageTooLong);
@@ -194,6 +217,7 @@ impl Endpoint {
             Payload::Text(text) => !text.is_empty(),
             Payload::Binary(bytes) => !bytes.is_empty(),
             Payload::Character { .. } => true,
+            Payload::InflatedText(_) | Payload::InflatedBinary(_) => false,
         };
         let first = !message.begun;
         message.begun |= has_payload;
@@ -204,6 +228,96 @@ impl Endpoint {
             (false, true) => Step::Skipped,
             (false, false) => Step::Incomplete,
         })
+    }
+}
+
+impl Endpoint {
+    /// Inflates some of what has arrived of a compressed data frame (RFC 7692 7.2.2).
+    ///
+    /// A part has at most [`STEP`] bytes, however much comes out of the input. As long as more may
+    /// come, the byte that it comes out of stays in the input: nobody is asked to look again who
+    /// has nothing left to hand in. What is left in the input is masked again.
+    fn inflate_part<'b>(
+        &mut self,
+        mut frame: Frame,
+        input: &mut &'b mut [u8],
+        max_message: u64,
+        pool: &mut BufferPool,
+    ) -> Result<Step<'b>, ProtocolError> {
+        let begun = self.message.as_ref().and_then(Assembly::streamed);
+        let mut message = begun.unwrap_or_else(|| Streamed::new(frame.opcode == Opcode::Text));
+        let mask = frame.mask();
+        let mut taken = input.len().min(frame.remaining()).min(PIECE);
+        let piece = &mut input[..taken];
+        if let Some((key, phase)) = mask {
+            unmask(piece, key, phase);
+        }
+        let mut written = 0;
+        let (mut text, mut binary) = (TextBuffer::default(), Vec::new());
+        if taken > 0 {
+            let mut rest = &piece[usize::from(std::mem::take(&mut self.extension.ahead))..];
+            let mut buffer = pool.take_for(STEP);
+            let inflater = self.extension.inflater(pool);
+            let inflated = if message.text {
+                text = TextBuffer::with_buffer(buffer);
+                let cut = &message.cut[..usize::from(message.cut_len)];
+                let inflated = text
+                    .push(cut, None)
+                    .and_then(|()| text.push_with(STEP, |room| inflater.inflate(&mut rest, room)))
+                    .map_err(|InvalidUtf8| ProtocolError::InvalidUtf8)?;
+                let (cut, cut_len) = text.take_cut();
+                (message.cut, message.cut_len) = (cut, cut_len as u8);
+                inflated
+            } else {
+                buffer.resize(STEP, 0);
+                let inflated = inflater.inflate(&mut rest, &mut buffer);
+                buffer.truncate(inflated.unwrap_or_default());
+                binary = buffer;
+                inflated
+            };
+            written = inflated?;
+            taken -= rest.len();
+            if written == STEP && taken > 0 {
+                self.extension.ahead = true;
+                taken -= 1;
+            }
+            pool.note_inflated(written);
+        }
+        if let Some((key, phase)) = mask {
+            unmask(&mut piece[taken..], key, phase + taken);
+        }
+        let _read = input.split_off_mut(..taken);
+        frame.received += taken as u32;
+        message.len += written as u64;
+        if message.len > max_message {
+            return Err(ProtocolError::MessageTooLong);
+        }
+
+        let complete = frame.remaining() == 0;
+        let last = complete && frame.fin;
+        if last {
+            self.extension.finish(pool)?;
+            if message.cut_len > 0 {
+                // RFC 6455 8.1: a text must not end inside a character.
+                return Err(ProtocolError::InvalidUtf8);
+            }
+        }
+        let has_payload = !text.is_empty() || !binary.is_empty();
+        let payload = if message.text {
+            let text = CompleteText::new(text).map_err(|InvalidUtf8| ProtocolError::InvalidUtf8)?;
+            Payload::InflatedText(text)
+        } else {
+            Payload::InflatedBinary(binary)
+        };
+        let part = Part { first: !message.begun, last, payload };
+        message.begun |= has_payload;
+        self.reading = if complete { Reading::NEXT_FRAME } else { Reading::Payload(frame) };
+        self.message = (!last).then(|| Assembly::of_streamed(message));
+        if has_payload || last {
+            return Ok(Step::Part(part));
+        }
+        part.recycle(pool);
+        Ok(if complete || taken > 0 { Step::Skipped } else { Step::Incomplete })
     }
 }
 
@@ -454,6 +568,144 @@ mod tests {
             let message = &reader.messages[0];
             prop_assert_eq!(&message.payload, payload);
             prop_assert!(message.complete && message.text == is_text);
+        }
+    }
+
+    #[cfg(feature = "deflate")]
+    mod compressed {
+        use super::*;
+        use crate::protocol::{Deflate, DeflateParameters};
+        use flate2::{Compress, Compression, FlushCompress};
+
+        fn deflated(compress: &mut Compress, payload: &[u8]) -> Vec<u8> {
+            let mut out = Vec::with_capacity(2 * payload.len() + 100);
+            compress.compress_vec(payload, &mut out, FlushCompress::Sync).expect("compresses");
+            out.truncate(out.len() - 4);
+            out
+        }
+
+        fn compress() -> Compress {
+            Compress::new(Compression::new(6), false)
+        }
+
+        fn with_rsv1(mut frame: Vec<u8>) -> Vec<u8> {
+            frame[0] |= 0x40;
+            frame
+        }
+
+        fn reader(max_message: u64, takeover: bool) -> Reader {
+            let mut reader = Reader::new(Limits::new(), max_message);
+            let agreed = DeflateParameters {
+                server_no_context_takeover: true,
+                client_no_context_takeover: !takeover,
+                server_max_window_bits: 15,
+                client_max_window_bits: 15,
+            };
+            let endpoint = Endpoint::server(Limits::new());
+            reader.endpoint = endpoint.with_deflate(Deflate::shared(), agreed);
+            reader
+        }
+
+        #[test]
+        fn a_bomb_comes_in_small_parts_and_ends_at_the_limit() {
+            let zeros = vec![0; 1 << 20];
+            let bytes = with_rsv1(frame(true, Opcode::Binary, &deflated(&mut compress(), &zeros)));
+            for pieces in [1, 100, bytes.len()] {
+                let mut reader = reader(1 << 20, false);
+                for piece in bytes.chunks(pieces) {
+                    assert_eq!(reader.read(piece), Ok(()));
+                }
+                let message = &reader.messages[0];
+                assert!(message.complete && message.payload == zeros);
+                assert!(message.parts >= 64, "{} parts", message.parts);
+            }
+            let mut reader = reader((1 << 20) - 1, false);
+            assert_eq!(reader.read(&bytes), Err(ProtocolError::MessageTooLong));
+        }
+
+        #[test]
+        fn a_pause_between_parts_loses_nothing() {
+            let zeros = vec![0; 200_000];
+            let bytes = with_rsv1(frame(true, Opcode::Binary, &deflated(&mut compress(), &zeros)));
+            let mut reader = reader(u64::MAX, false);
+            // What is left of the input after each part is all that goes on from there.
+            let mut rest = bytes;
+            let mut len = 0;
+            let mut last = false;
+            while !rest.is_empty() {
+                let mut input = &mut rest[..];
+                let received = reader.endpoint.receive_part(&mut input, u64::MAX, &mut reader.pool);
+                let left = input.to_vec();
+                if let Ok(Some(Received::Part(part))) = received {
+                    len += part.payload().len();
+                    last |= part.last;
+                }
+                rest = left;
+            }
+            assert_eq!((len, last), (zeros.len(), true));
+        }
+
+        #[test]
+        fn text_is_checked_and_never_cut_inside_a_character() {
+            let text = "grün, straße, 🦀; ".repeat(5000);
+            let payload = deflated(&mut compress(), text.as_bytes());
+            let (head, tail) = payload.split_at(payload.len() / 2);
+            let bytes = [
+                with_rsv1(frame(false, Opcode::Text, head)),
+                frame(true, Opcode::Ping, b"x"),
+                frame(true, Opcode::Continuation, tail),
+            ]
+            .concat();
+            for pieces in [1, 37, bytes.len()] {
+                let mut reader = reader(u64::MAX, true);
+                for piece in bytes.chunks(pieces) {
+                    assert_eq!(reader.read(piece), Ok(()));
+                }
+                assert_eq!(reader.messages[0].payload, text.as_bytes());
+                assert_eq!(reader.control.len(), 1);
+            }
+            for bad in [&b"gr\xc3"[..], b"\xff", b"\xed\xa0\x80"] {
+                let payload = deflated(&mut compress(), bad);
+                let bytes = with_rsv1(frame(true, Opcode::Text, &payload));
+                assert_eq!(reader(u64::MAX, true).read(&bytes), Err(ProtocolError::InvalidUtf8));
+            }
+        }
+
+        proptest! {
+            #![proptest_config(ProptestConfig::with_cases(64))]
+
+            #[test]
+            fn any_cut_gives_the_same_messages(
+                payloads in prop::collection::vec((prop::collection::vec(0..3_u8, 0..40_000), 1..200_usize), 1..4),
+                piece in 1..500_usize,
+                takeover: bool,
+            ) {
+                let mut compress = compress();
+                let mut bytes = Vec::new();
+                for (payload, fragment) in &payloads {
+                    if !takeover {
+                        compress.reset();
+                    }
+                    let deflated = deflated(&mut compress, payload);
+                    let count = deflated.chunks(*fragment).count();
+                    for (index, part) in deflated.chunks(*fragment).enumerate() {
+                        let fin = index + 1 == count;
+                        bytes.extend(match index {
+                            0 => with_rsv1(frame(fin, Opcode::Binary, part)),
+                            _ => frame(fin, Opcode::Continuation, part),
+                        });
+                    }
+                }
+                let mut reader = reader(u64::MAX, takeover);
+                for piece in bytes.chunks(piece) {
+                    prop_assert_eq!(reader.read(piece), Ok(()));
+                }
+                prop_assert_eq!(reader.messages.len(), payloads.len());
+                for (message, (payload, _)) in reader.messages.iter().zip(&payloads) {
+                    prop_assert!(message.complete);
+                    prop_assert_eq!(&message.payload, payload);
+                }
+            }
         }
     }
 }

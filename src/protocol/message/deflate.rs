@@ -10,11 +10,11 @@ pub(in crate::protocol) use super::no_codec::{Deflater, Inflater};
 
 use crate::protocol::error::ProtocolError;
 
-/// Decompressors that are kept for the next message, 45 KiB each. More than one is lent out only
+/// Decompressors that are kept for the next message, 47 KiB each. More than one is lent out only
 /// while messages are half received.
 const KEPT_INFLATERS: usize = 8;
 
-/// Compressors that are kept, up to 310 KiB each: one for each level and window in use, which a
+/// Compressors that are kept, up to 288 KiB each: one for each level and window in use, which a
 /// peer may choose.
 const KEPT_DEFLATERS: usize = 8;
 

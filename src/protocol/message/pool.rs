@@ -27,8 +27,8 @@ pub struct BufferPool {
     large: Shelf,
     /// Made when the first message is compressed or inflated.
     codecs: Option<Box<Codecs>>,
-    /// Bytes that came out of decompressors since somebody began to count.
-    inflated: usize,
+    /// Bytes that were inflated.
+    inflated: u64,
 }
 
 impl BufferPool {
@@ -74,21 +74,13 @@ impl BufferPool {
         self.codecs.get_or_insert_default()
     }
 
-    /// Begins to count inflated bytes anew.
-    #[inline]
-    pub(crate) fn begin_share(&mut self) {
-        self.inflated = 0;
-    }
-
-    /// Bytes that came out of decompressors since [`Self::begin_share`].
-    #[inline]
-    pub(crate) fn inflated(&self) -> usize {
+    /// Bytes that came out of decompressors so far, for whoever shares time out.
+    pub fn inflated(&self) -> u64 {
         self.inflated
     }
 
-    /// Counts inflated bytes.
-    pub(super) fn note_inflated(&mut self, bytes: usize) {
-        self.inflated = self.inflated.saturating_add(bytes);
+    pub(in crate::protocol) fn note_inflated(&mut self, bytes: usize) {
+        self.inflated += bytes as u64;
     }
 
     /// Capacity of buffers that is kept at the moment, in bytes. Codecs are not counted.

@@ -44,7 +44,7 @@ impl CompleteText {
     /// # Errors
     ///
     /// [`InvalidUtf8`] if the last character is cut.
-    pub(super) fn new(text: TextBuffer) -> Result<Self, InvalidUtf8> {
+    pub(in crate::protocol) fn new(text: TextBuffer) -> Result<Self, InvalidUtf8> {
         text.as_str()?;
         Ok(Self(text))
     }

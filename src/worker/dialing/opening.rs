@@ -91,16 +91,13 @@ impl Crank {
     /// The server can be talked to: asks for a WebSocket.
     fn ask_for_websocket(&mut self, id: ConnectionId) {
         let Some(plan) = self.plan_of(id) else { return };
-        let Some(serial) = self.dialing(id).map(|dialing| dialing.dial) else { return };
-        let Some(record) = self.core.dials.records.get(&serial) else { return };
-        let streams = self.routes[usize::from(record.route)].streams();
         let nonce = match random::nonce() {
             Ok(nonce) => nonce,
             Err(error) => return self.opening_failed(id, error),
         };
         let mut handshake = ClientHandshake::new(nonce);
         let mut request = Vec::with_capacity(256);
-        let written = plan.write_request(&mut handshake, streams, &mut request);
+        let written = plan.write_request(&mut handshake, &mut request);
         debug_assert!(written.is_ok(), "the plan was checked");
         self.ask(id, Stage::Handshake(Box::new(handshake)), &request);
     }

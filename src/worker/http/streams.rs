@@ -66,11 +66,6 @@ impl Crank {
     pub(in crate::worker) fn pump_all(&mut self) {
         // What is queued again has its next share in the next turn.
         for id in std::mem::take(&mut self.pumping) {
-            if self.core.is_live(id) {
-                self.go_on(id);
-                self.bury();
-                continue;
-            }
             let Some(http) = self.core.http_mut(id) else { continue };
             http.put_off = false;
             if let Stage::Streaming(streaming) = &mut http.stage {

@@ -286,10 +286,7 @@ impl Crank {
         let name = choice.as_deref().or(names.get(usize::from(agreed)).map(String::as_str));
         let headers: Vec<(&str, &str)> =
             headers.iter().map(|(name, value)| (name.as_ref(), value.as_ref())).collect();
-        let settings = match self.routes[usize::from(route)].streams() {
-            true => Deflate::off(),
-            false => self.paths.websocket(route).deflate.unwrap_or(self.core.config.deflate),
-        };
+        let settings = self.paths.websocket(route).deflate.unwrap_or(self.core.config.deflate);
         let handshake = handshake.with_deflate(&settings);
         let mut response = Vec::with_capacity(192);
         if let Err(error) = handshake.write_response(name, &headers, &mut response) {
