@@ -158,6 +158,10 @@ impl Tls {
         answer: &mut Vec<u8>,
     ) -> Received {
         let mut received = Received::default();
+        if self.closed_by_peer {
+            // Not kept either: an answer may still be on its way, for as long as the peer reads it.
+            return received;
+        }
         while !self.partial.is_empty() && received.end.is_none() {
             let count = missing(&self.partial).filter(|_| self.open).unwrap_or(bytes.len());
             let (these, rest) = bytes.split_at_mut(count.min(bytes.len()));
