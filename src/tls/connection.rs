@@ -10,6 +10,7 @@ use rustls::unbuffered::{
 };
 use rustls::{Error, HandshakeKind};
 
+use super::client::explain;
 use super::server::Acceptor;
 use super::{End, Opened, TlsFailure};
 
@@ -207,7 +208,7 @@ impl Tls {
         match read.end {
             Some(End::Failed(failure)) => {
                 if matches!(self.session, Session::Client(_)) {
-                    self.error = read.error.map(|error| error.to_string().into());
+                    self.error = read.error.map(|error| explain(&error).into());
                 }
                 let failure = match failure {
                     // A record that makes no sense is a violation by whoever has made sense before.

@@ -10,8 +10,6 @@
 //!  payload    unmask in place --> inflate, 16 KiB at a time --> behind what came before --> UTF-8
 //! ```
 
-use std::sync::Arc;
-
 use super::reading::{Frame, Progress, Reading};
 use super::{Endpoint, Event, Role};
 use crate::protocol::deflate::{Deflate, DeflateParameters, MAX_WINDOW_BITS, WINDOW_BITS};
@@ -48,8 +46,14 @@ pub(crate) struct Compression {
 }
 
 impl Compression {
-    /// The frame of a server's message, compressed; `None` if that is not shorter.
-    pub(crate) fn frame(self, message: Message<'_>, pool: &mut BufferPool) -> Option<Arc<[u8]>> {
+    /// The frame of a server's message, compressed: `join` makes it of header and
+    /// payload. `None` if that is not shorter.
+    pub(crate) fn frame<F>(
+        self,
+        message: Message<'_>,
+        pool: &mut BufferPool,
+        join: impl FnOnce(&[u8], &[u8]) -> F,
+    ) -> Option<F> {
         let payload = message.payload();
         let compressed = pool.codecs().deflate(self.window_bits, self.level, payload);
         if compressed.len() >= payload.len() {
@@ -57,13 +61,7 @@ impl Compression {
         }
         let len = compressed.len() as u64;
         let header = encode_header(true, true, message.opcode(), len, None);
-        let mut frame: Arc<[u8]> =
-            std::iter::repeat_n(0, header.len() + compressed.len()).collect();
-        if let Some(bytes) = Arc::get_mut(&mut frame) {
-            bytes[..header.len()].copy_from_slice(&header);
-            bytes[header.len()..].copy_from_slice(compressed);
-        }
-        Some(frame)
+        Some(join(&header, compressed))
     }
 }
 
