@@ -151,6 +151,10 @@ impl fmt::Display for DialError {
             Self::Refused(response) => {
                 return write!(f, "the server answered with status {}", response.status);
             }
+            Self::Handshake(HandshakeError::MalformedResponse) => {
+                "the opening handshake failed: the response is not an HTTP/1 response; a server that \
+                 speaks TLS wants wss://"
+            }
             Self::Handshake(error) => return write!(f, "the opening handshake failed: {error}"),
             Self::Tls(reason) => return write!(f, "TLS failed: {reason}"),
             Self::Declined => "the handler gave no session",
