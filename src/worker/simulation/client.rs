@@ -6,7 +6,7 @@
 use crate::driver::ConnectionId;
 use crate::driver::simulated::{Network, Peer, Random, ReadRate};
 use crate::protocol::upgrade::{ClientHandshake, HandshakeError};
-use crate::protocol::{BufferPool, CloseCode, Endpoint, Event, Limits, Message, Opcode};
+use crate::protocol::{BufferPool, CloseCode, Deflate, Endpoint, Event, Limits, Message, Opcode};
 
 /// How a client means to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,12 +76,16 @@ pub(super) struct Client {
     /// As the server names it.
     pub(super) id: Option<ConnectionId>,
     handshake: ClientHandshake,
+    /// What it offers.
+    deflate: Deflate,
     endpoint: Option<Endpoint>,
     /// Sends only, so that a Close sent does not make `endpoint` discard what still arrives.
-    speaker: Option<Endpoint>,
-    pool: BufferPool,
+    pub(super) speaker: Option<Endpoint>,
+    pub(super) pool: BufferPool,
     /// Bytes before the end of the response.
     head: Vec<u8>,
+    /// Bytes that came from the server.
+    pub(super) arrived: usize,
     /// Messages.
     pub(super) sent: Vec<Said>,
     pub(super) received: Vec<Said>,
@@ -108,7 +112,17 @@ impl Client {
         client
     }
 
-    /// The same, at any speed.
+    /// The same, and offers permessage-deflate.
+    #[cfg(feature = "deflate")]
+    pub(super) fn compressing(network: &Network, deflate: Deflate) -> Self {
+        let mut client = Self::mute(network);
+        let (handshake, request) = Self::prepare(deflate);
+        (client.handshake, client.deflate) = (handshake, deflate);
+        client.peer.send(&request);
+        client
+    }
+
+    /// Asks for a WebSocket without compression, and reads at any speed.
     pub(super) fn drawn(network: &Network, random: &mut Random) -> Self {
         let mut client = Self::new(network);
         if random.chance(300) {
@@ -130,16 +144,18 @@ impl Client {
     }
 
     fn over(peer: Peer) -> Self {
-        let (handshake, _) = Self::prepare();
+        let (handshake, _) = Self::prepare(Deflate::off());
         Self {
             peer,
             name: 0,
             id: None,
             handshake,
+            deflate: Deflate::off(),
             endpoint: None,
             speaker: None,
             pool: BufferPool::new(1 << 20),
             head: Vec::new(),
+            arrived: 0,
             sent: Vec::new(),
             received: Vec::new(),
             pings: Vec::new(),
@@ -154,11 +170,12 @@ impl Client {
 
     /// The request of every client.
     pub(super) fn request() -> Vec<u8> {
-        Self::prepare().1
+        Self::prepare(Deflate::off()).1
     }
 
-    fn prepare() -> (ClientHandshake, Vec<u8>) {
+    fn prepare(deflate: Deflate) -> (ClientHandshake, Vec<u8>) {
         let mut handshake = ClientHandshake::new([7; 16]);
+        handshake.offer_deflate(deflate);
         let mut request = Vec::new();
         handshake.write_request("test", "/", &[], &[], &mut request).expect("valid");
         (handshake, request)
@@ -183,6 +200,7 @@ impl Client {
     pub(super) fn listen(&mut self) {
         self.id = self.id.or(self.peer.id());
         let mut bytes = self.peer.received();
+        self.arrived += bytes.len();
         if self.endpoint.is_none() {
             self.head.extend(bytes);
             if self.refusal.is_some() {
@@ -198,8 +216,11 @@ impl Client {
                 Err(error) => panic!("{error:?}: {}", self.head.escape_ascii()),
             };
             bytes = self.head.split_off(established.head_len);
-            self.endpoint = Some(Self::endpoint());
-            self.speaker = Some(Self::endpoint());
+            let endpoint = || match established.deflate {
+                Some(agreed) => Self::endpoint().with_deflate(self.deflate, agreed),
+                None => Self::endpoint(),
+            };
+            (self.endpoint, self.speaker) = (Some(endpoint()), Some(endpoint()));
         }
         let Some(endpoint) = &mut self.endpoint else { return };
         let mut input = &mut bytes[..];

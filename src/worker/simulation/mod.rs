@@ -12,6 +12,8 @@ mod accepting;
 mod adopting;
 mod assertions;
 mod client;
+#[cfg(feature = "deflate")]
+mod compression;
 mod deadlines;
 mod dialing;
 mod load;
