@@ -106,7 +106,8 @@ impl<S> WebSocket<'_, S> {
     ///
     /// Until the last one, every whole message to this connection is refused, whoever sends it:
     /// [`SendStatus::Dropped`], [`SendError::OutOfOrder`]. Pings, pongs and the Close may be sent;
-    /// a Close leaves the message unfinished for ever. The parts count as one message.
+    /// a Close leaves the message unfinished for ever. The parts count as one message. They are
+    /// never compressed, whatever was agreed on.
     ///
     /// After `Queued`, wait for [`on_drain`](crate::Handler::on_drain).
     ///

@@ -300,7 +300,7 @@ impl Endpoint {
 
     /// Appends one fragment: `Text` or `Binary` first, then `Continuation`, `fin` on the last
     /// (RFC 6455 5.4). The pieces of a text may cut characters; the whole must be UTF-8, which is
-    /// the caller's duty.
+    /// the caller's duty. A fragment is never compressed.
     ///
     /// # Errors
     ///
