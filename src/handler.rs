@@ -15,10 +15,10 @@ use crate::websocket::WebSocket;
 /// connection of that worker waits, so it should not block. Whatever a method sends is collected
 /// and leaves when the worker's turn ends, one system call per connection.
 ///
-/// Per connection the order is: `on_upgrade` once; if it accepts, `on_open` once, then any number
-/// of the others, then `on_close` exactly once, after which the session is dropped. A method that
-/// panics costs its connection (close code 1011), not the worker; with `panic = "abort"` it costs
-/// the process.
+/// Per connection the order is: `on_upgrade` once ([`on_connect`](Self::on_connect) if this side has
+/// made the connection); if it accepts, `on_open` once, then any number of the others, then
+/// `on_close` exactly once, after which the session is dropped. A method that panics costs its
+/// connection (close code 1011), not the worker; with `panic = "abort"` it costs the process.
 ///
 /// ```
 /// use wirelane::{Close, Handler, Message, WebSocket};
@@ -83,8 +83,9 @@ pub trait Handler: 'static {
     const STREAM: bool = false;
 
     /// The worker is ready; it accepts connections after this has returned. The place to set the
-    /// first worker timer. A panic here is counted in
-    /// [`Stats::handler_panics`](crate::Stats::handler_panics) and stops nothing.
+    /// first worker timer, and to [connect](crate::WorkerContext::connect) to other servers. A panic
+    /// here is counted in [`Stats::handler_panics`](crate::Stats::handler_panics) and stops nothing:
+    /// what may be misconfigured is better checked before the server is built.
     fn on_start(&mut self, worker: &mut WorkerContext<'_>) {
         let _ = worker;
     }

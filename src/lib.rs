@@ -19,6 +19,30 @@
 //! }
 //! ```
 //!
+//! [`Handler`] is the application's side of a route, [`WebSocket`] a connection in its hands,
+//! [`ServerBuilder`] has every setting with its default, and [`Handle`] reaches a running server
+//! from any thread. The rest by what it is for:
+//!
+//! | | |
+//! | --- | --- |
+//! | who is let in, with which state | [`Handler::on_upgrade`], [`Session`], [`Origins`], [`RouteOptions`] |
+//! | slow readers | [`SendStatus`], [`Handler::on_drain`], [`SlowSubscriber`], [`ServerBuilder::max_backpressure`] |
+//! | long messages, in parts | [`Handler::STREAM`], [`WebSocket::send_fragment`] |
+//! | time | [`WebSocket::set_timer`], [`WorkerContext::set_timer`], [`ServerBuilder::ping_interval`] |
+//! | behind a proxy | [`ServerBuilder::trust_forwarded`], [`ServerBuilder::proxy_protocol`] |
+//! | connections that axum or hyper has upgraded | [`Handle::adopt`] |
+//! | figures | [`Handle::stats`], [`ShutdownReport`] |
+//! | coming from uWebSockets | [`docs::uwebsockets`] |
+//!
+//! # Cargo features
+//!
+//! | feature | what it adds |
+//! | --- | --- |
+//! | `deflate` (on by default) | permessage-deflate: one crate |
+//! | `tls` = `tls-ring` | TLS with the cryptography of ring: nine crates and a C compiler |
+//! | `tls-aws-lc` | TLS with that of AWS-LC: faster handshakes, longer to build |
+//! | `tls-no-provider` | TLS with what the application installs in rustls |
+//!
 //! # How a byte travels
 //!
 //! ```text
@@ -95,7 +119,44 @@
 //! }
 //! ```
 //!
-//! Other threads publish through [`Handle::publish`].
+//! Other threads publish through [`Handle::publish`]. What a subscriber gets that reads too slowly,
+//! everything, nothing or the latest value only, says [`ServerBuilder::topic_policy`].
+//!
+//! # HTTP
+//!
+//! The same port answers plain requests (HTTP/1.1, keep-alive, pipelining): a login, a health check,
+//! the page that opens the WebSocket, a fallback for clients without one.
+//!
+//! ```no_run
+//! use wirelane::{Response, Server};
+//!
+//! # fn main() -> Result<(), wirelane::Error> {
+//! Server::builder()
+//!     .listen("127.0.0.1:9001")
+//!     .post("/say/:topic", |request| {
+//!         let topic = request.parameter("topic").unwrap_or_default();
+//!         request.handle().publish(&topic, request.body()); // to its subscribers
+//!         Response::new(204)
+//!     })
+//!     .files("/*", "public")
+//!     .run()
+//! # }
+//! ```
+//!
+//! [`Request`] is what was asked, [`Response`] the answer, [`Reply::later`] one that another thread
+//! gives (long polling), [`Response::stream`] one that is written as it comes into being
+//! (server-sent events), [`Upload`] takes bodies of any length.
+//!
+//! # TLS
+//!
+//! With the feature `tls`, [`ServerBuilder::tls`][builder_tls] makes every address of a server speak
+//! wss and https, and `Dial` connects to `wss://`; see the module [`tls`][tls_module].
+//!
+//! # Compression
+//!
+//! Off until it is asked for with [`ServerBuilder::deflate`] or [`RouteOptions::deflate`]:
+//! [`Deflate`] says what each mode costs in memory and time, and when compression gives secrets
+//! away. [`SendOptions`] decides for single messages.
 //!
 //! # Threads
 //!
@@ -135,8 +196,9 @@
 //!
 //! # Logging
 //!
-//! Through the crate `log`: which driver runs (`info`), and what the operating system refuses a
-//! running server (`warn`). Nothing is logged per connection or message; [`Stats`] counts those.
+//! Through the crate `log`: which driver runs (`info`), what the operating system refuses a running
+//! server, and timeouts that defeat each other (`warn`). Nothing is logged per connection or
+//! message; [`Stats`] counts those.
 //!
 //! # The protocol alone
 //!
@@ -144,10 +206,15 @@
 //!
 //! # Connections to other servers
 //!
-//! [`client::Dial`] makes connections that live on the workers, beside those that were accepted;
-//! [`client::Client`] is the same without a server. [`client::blocking`] puts the client's role on a
+//! [`client::Dial`] makes connections that live on the workers, beside those that were accepted, and
+//! come back by themselves; [`client::Client`] is the same without a server. [`client::blocking`] puts the client's role on a
 //! blocking socket, for tests and tools.
 
+//!
+#![cfg_attr(feature = "tls-no-provider", doc = "[tls_module]: tls")]
+#![cfg_attr(feature = "tls-no-provider", doc = "[builder_tls]: ServerBuilder::tls")]
+#![cfg_attr(not(feature = "tls-no-provider"), doc = "[tls_module]: #tls")]
+#![cfg_attr(not(feature = "tls-no-provider"), doc = "[builder_tls]: #tls")]
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
@@ -200,11 +267,12 @@ pub use fragment::Fragment;
 pub use handle::Handle;
 pub use handler::Handler;
 pub use http::{
-    BodyWriter, Intake, QueryPairs, Reply, Request, Responder, Response, Resume, StreamError,
+    Body, BodyWriter, Intake, QueryPairs, Reply, Request, Responder, Response, Resume, StreamError,
     Upload, UploadBody,
 };
 pub use origins::Origins;
 pub use promise::Gone;
+#[doc(inline)]
 pub use protocol::{CloseCode, Deflate, DeflateParameters, Limits, Message};
 pub use publish::{
     DropReason, Dropped, PreparedMessage, Publication, Published, SlowSubscriber, SubscribeError,
@@ -213,6 +281,7 @@ pub use publish::{
 pub use route_options::RouteOptions;
 pub use server::{Server, ServerBuilder};
 pub use shutdown::{ShutdownOptions, ShutdownReport};
+#[doc(inline)]
 pub use tls::TlsFailure;
 pub use trust::ForwardedHeader;
 pub use upgrade::{Session, Upgrade, UpgradeRequest, UpgradeTicket};

@@ -366,6 +366,17 @@ pub enum DropReason {
     Replaced,
 }
 
+impl fmt::Display for DropReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Full => "the queue is full",
+            Self::Skipped => "the subscriber is behind",
+            Self::Streaming => "another message to the subscriber is not complete",
+            Self::Replaced => "a newer message took its place",
+        })
+    }
+}
+
 /// Published messages that a subscriber missed, as
 /// [`Handler::on_dropped`](crate::Handler::on_dropped) learns it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

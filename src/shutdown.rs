@@ -1,5 +1,6 @@
 //! How a server is asked to stop, and what it says about it afterwards.
 
+use std::fmt;
 use std::time::Duration;
 
 use crate::config::millis;
@@ -59,7 +60,8 @@ impl From<Duration> for ShutdownOptions {
 /// What became of everybody who was there when the server stopped; see
 /// [`Server::run_and_report`](crate::Server::run_and_report).
 ///
-/// WebSocket connections are in exactly one of the first three figures.
+/// WebSocket connections are in exactly one of the first three figures. Displayed in one line, for a
+/// log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ShutdownReport {
@@ -86,5 +88,37 @@ impl ShutdownReport {
         self.lost += other.lost;
         self.refused += other.refused;
         self.unsent_bytes += other.unsent_bytes;
+    }
+}
+
+impl fmt::Display for ShutdownReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { closed_cleanly, forced, lost, refused, unsent_bytes, duration } = self;
+        write!(
+            f,
+            "stopped in {duration:.1?}: {closed_cleanly} connections closed cleanly, {forced} cut, \
+             {lost} lost; {refused} requests refused, {unsent_bytes} bytes not sent"
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_fits_a_line_of_a_log() {
+        let report = ShutdownReport {
+            closed_cleanly: 12,
+            forced: 1,
+            unsent_bytes: 70_000,
+            duration: Duration::from_millis(5012),
+            ..ShutdownReport::default()
+        };
+        assert_eq!(
+            report.to_string(),
+            "stopped in 5.0s: 12 connections closed cleanly, 1 cut, 0 lost; 0 requests refused, \
+             70000 bytes not sent"
+        );
     }
 }

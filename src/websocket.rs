@@ -189,7 +189,8 @@ impl<S> WebSocket<'_, S> {
     }
 
     /// Publishes a message to the subscribers of a topic on all workers, except this connection,
-    /// which need not be a subscriber.
+    /// which need not be a subscriber. The payload is lent, as for [`send`](Self::send): write
+    /// `ws.publish(topic, &format!("..."))` with the `&`.
     ///
     /// The message is framed once. Up to 1 KiB it is copied into each queue, and nothing is
     /// allocated unless another worker has subscribers; from there on all queues share one copy.

@@ -4,9 +4,15 @@
 
 mod common;
 
-use common::{Echo, Peer, TestServer, frame};
+use std::sync::Mutex;
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use common::{Echo, PATIENCE, Peer, TestServer, frame};
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
-use wirelane::{Deflate, Driver, Handler, Limits, Message, RouteOptions, SendOptions, WebSocket};
+use wirelane::client::{Client, Dial, DialId, DialResponse};
+use wirelane::{
+    Deflate, Driver, Fragment, Handler, Limits, Message, RouteOptions, SendOptions, WebSocket,
+};
 
 on_every_driver!(
     a_compressed_echo_shrinks,
@@ -14,6 +20,8 @@ on_every_driver!(
     offers_are_judged_one_by_one,
     bad_input_gets_its_code,
     a_bomb_ends_at_the_limit,
+    many_bombs_at_once_do_not_keep_others_waiting,
+    compressed_messages_come_in_parts_to_clients_too,
     compression_can_be_overridden,
     published_messages_fit_into_every_window,
     compressed_messages_come_in_parts,
@@ -227,6 +235,103 @@ fn a_bomb_ends_at_the_limit(driver: Driver) {
     assert_eq!(inflated(&echo.payload).len(), max as usize);
 }
 
+/// Says who has sent what, and waits with the first message until it may go on.
+struct Ordered {
+    begun: Sender<usize>,
+    may_go: Option<Receiver<()>>,
+}
+
+impl Handler for Ordered {
+    type Session = ();
+
+    fn on_message(&mut self, _ws: &mut WebSocket<'_, ()>, message: Message<'_>) {
+        self.begun.send(message.len()).expect("the test waits");
+        if let Some(may_go) = self.may_go.take() {
+            may_go.recv_timeout(PATIENCE).expect("the test goes on");
+        }
+    }
+}
+
+fn many_bombs_at_once_do_not_keep_others_waiting(driver: Driver) {
+    const COUNT: usize = 40;
+    const OTHERS: usize = 40;
+    const LEN: usize = 1 << 20;
+    let (begun, begins) = channel();
+    let (go, may_go) = channel();
+    let may_go = Mutex::new(Some(may_go));
+    let server = TestServer::start(driver, |builder| {
+        builder.workers(1).deflate(Deflate::shared()).websocket("/", move |_| Ordered {
+            begun: begun.clone(),
+            may_go: may_go.lock().expect("no panic").take(),
+        })
+    });
+    let (mut greedy, _) = open(&server, "/", "permessage-deflate");
+    let mut other = server.open();
+    greedy.send(&frame(0xC2, &deflated(&vec![0; LEN])).repeat(COUNT));
+    assert_eq!(begins.recv_timeout(PATIENCE), Ok(LEN));
+    for _ in 0..OTHERS {
+        other.send_text("other");
+    }
+    go.send(()).expect("the handler waits");
+    let order: Vec<usize> =
+        (1..COUNT + OTHERS).map(|_| begins.recv_timeout(PATIENCE).expect("in time")).collect();
+    // All of its messages, not one in each turn.
+    let place = order.iter().rposition(|len| *len == 5).expect("it was served");
+    assert!(place < OTHERS + COUNT / 2, "{place} messages went before its last one");
+    // Nothing is left behind, not even by whoever ends its side in between.
+    greedy.send(&frame(0xC2, &deflated(&vec![0; LEN])).repeat(COUNT));
+    greedy.finish();
+    for _ in 0..COUNT {
+        assert_eq!(begins.recv_timeout(PATIENCE), Ok(LEN));
+    }
+    greedy.expect_end();
+}
+
+/// Says what it got, whole.
+struct Parts {
+    said: String,
+    got: Sender<String>,
+}
+
+impl Handler for Parts {
+    type Session = Option<DialId>;
+    const STREAM: bool = true;
+
+    fn on_connect(&mut self, dial: DialId, _: &DialResponse) -> Option<Option<DialId>> {
+        Some(Some(dial))
+    }
+
+    fn on_open(&mut self, ws: &mut WebSocket<'_, Option<DialId>>) {
+        assert!(ws.deflate().is_some());
+        ws.send(&*self.said);
+    }
+
+    fn on_fragment(&mut self, _: &mut WebSocket<'_, Option<DialId>>, fragment: Fragment<'_>) {
+        if let Message::Text(text) = fragment.payload {
+            self.got.send(text.to_owned()).expect("the test waits");
+        }
+    }
+
+    fn on_message(&mut self, _: &mut WebSocket<'_, Option<DialId>>, _: Message<'_>) {
+        panic!("messages come in parts");
+    }
+}
+
+fn compressed_messages_come_in_parts_to_clients_too(driver: Driver) {
+    let server = TestServer::start(driver, |builder| {
+        builder.deflate(Deflate::shared()).websocket("/", |_| Echo)
+    });
+    let client = Client::builder().driver(driver).start().expect("possible settings");
+    let (got, said) = (channel(), "again and again ".repeat(100));
+    let dial = Dial::to(format!("ws://{}/", server.addr)).deflate(Deflate::shared());
+    client.connect(&dial, Parts { said: said.clone(), got: got.0 }).expect("a good dial");
+    let mut whole = String::new();
+    while whole.len() < said.len() {
+        whole += &got.1.recv_timeout(PATIENCE).expect("an echo");
+    }
+    assert_eq!(whole, said);
+}
+
 /// Answers the first byte of a message with a message that is sent as it says.
 struct AsTold;
 
@@ -352,7 +457,7 @@ impl Handler for Counted {
         unreachable!("messages come in parts");
     }
 
-    fn on_fragment(&mut self, ws: &mut WebSocket<'_, usize>, fragment: wirelane::Fragment<'_>) {
+    fn on_fragment(&mut self, ws: &mut WebSocket<'_, usize>, fragment: Fragment<'_>) {
         assert!(fragment.payload.len() <= 16 * 1024);
         *ws.session_mut() += fragment.payload.len();
         if fragment.last {

@@ -30,6 +30,7 @@ on_every_driver!(
     nothing_but_files_of_the_directory_is_served,
     an_upload_is_taken_in_parts,
     a_paused_upload_stops_its_client,
+    an_upload_that_panics_at_its_end_costs_one_connection,
 );
 
 fn head(method: &str, target: &str, lines: &str) -> Vec<u8> {
@@ -454,6 +455,51 @@ impl Upload for Sum {
     fn on_end(&mut self) -> Reply {
         Response::text(self.sum.to_string()).into()
     }
+}
+
+/// Panics when it is dropped.
+struct Bitter;
+
+impl Upload for Bitter {
+    fn on_piece(&mut self, _piece: &[u8], _body: &mut UploadBody<'_>) {}
+
+    fn on_end(&mut self) -> Reply {
+        Response::new(204).into()
+    }
+}
+
+impl Drop for Bitter {
+    fn drop(&mut self) {
+        panic!("asked for by the test");
+    }
+}
+
+fn an_upload_that_panics_at_its_end_costs_one_connection(driver: Driver) {
+    let server = TestServer::start(driver, |server| {
+        server
+            .body_timeout(Duration::from_millis(200))
+            .upload("POST", "/bitter", |_| Intake::accept(Bitter))
+            .get("/", |_| Response::text("still there"))
+    });
+    let chunked = head("POST", "/bitter", "Transfer-Encoding: chunked\r\n");
+    // Whole, malformed, too slow; and two who leave.
+    let mut peer = server.connect();
+    assert_eq!(ask(&mut peer, &[&chunked[..], b"1\r\nx\r\n0\r\n\r\n"].concat()).status, 204);
+    let mut peer = server.connect();
+    assert_eq!(ask(&mut peer, &[&chunked[..], b"1\r\nx\r\n?"].concat()).status, 400);
+    let mut peer = server.connect();
+    assert_eq!(ask(&mut peer, &[&chunked[..], b"1\r\nx\r\n"].concat()).status, 408);
+    let mut peer = server.connect();
+    peer.send(&[&chunked[..], b"1\r\nx\r\n"].concat());
+    server.wait_for("the fourth", |stats| stats.requests == 4);
+    peer.finish();
+    peer.expect_end();
+    let mut peer = server.connect();
+    peer.send(&[&chunked[..], b"1\r\nx\r\n"].concat());
+    server.wait_for("the fifth", |stats| stats.requests == 5);
+    peer.reset();
+    server.wait_for("five panics", |stats| stats.handler_panics == 5);
+    assert_eq!(text(&get(&mut server.connect(), "/")), (200, "still there"));
 }
 
 fn uploads(driver: Driver) -> (TestServer, mpsc::Receiver<Resume>) {

@@ -3,17 +3,18 @@
 
 mod common;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
-use common::{Answer, Echo, Peer, TestServer, request};
+use common::{Answer, Echo, PATIENCE, Peer, TestServer, request};
 use wirelane::protocol::upgrade::Refusal;
 use wirelane::{Driver, Error, Response, Server, ServerBuilder};
 
 on_every_driver!(
     a_connection_serves_many_requests,
     pipelined_requests_are_answered_in_order,
+    many_requests_at_once_do_not_keep_others_waiting,
     a_client_that_does_not_read_is_not_read,
     a_connection_ends_when_its_client_wants_it,
     methods_lead_where_they_should,
@@ -138,6 +139,48 @@ fn pipelined_requests_are_answered_in_order(driver: Driver) {
             assert_eq!(peer.read_answer_to_head().header("Content-Length"), Some("5"));
         }
     }
+}
+
+fn many_requests_at_once_do_not_keep_others_waiting(driver: Driver) {
+    const COUNT: usize = 1000;
+    let (begun, begins) = mpsc::channel();
+    let (go, may_go) = mpsc::channel::<()>();
+    let (calls, called) = mpsc::channel();
+    let shared = Mutex::new((begun, may_go, calls, 0));
+    let server = serve_with(driver, |server| {
+        server.workers(1).get("/order/:who", move |request| {
+            let who = request.parameter("who").unwrap_or_default().into_owned();
+            let (begun, may_go, calls, count) = &mut *shared.lock().expect("no panic");
+            calls.send(who).expect("the test waits");
+            *count += 1;
+            if *count == 1 {
+                begun.send(()).expect("the test waits");
+                may_go.recv_timeout(PATIENCE).expect("the test goes on");
+            }
+            Response::new(204)
+        })
+    });
+    let mut greedy = server.connect();
+    let mut other = server.connect();
+    greedy.send(&get("/order/greedy").repeat(COUNT));
+    begins.recv_timeout(PATIENCE).expect("the route is called");
+    other.send(&get("/order/other"));
+    go.send(()).expect("the route waits");
+    assert_eq!(other.read_answer().status, 204);
+    for _ in 0..COUNT {
+        assert_eq!(greedy.read_answer().status, 204);
+    }
+    let order: Vec<String> = called.try_iter().collect();
+    assert_eq!(order.len(), COUNT + 1);
+    let place = order.iter().position(|who| who == "other").expect("it was called");
+    assert!(place < COUNT / 2, "{place} requests went before it");
+    // The end of its side does not come before what was put off.
+    greedy.send(&get("/order/greedy").repeat(COUNT));
+    greedy.finish();
+    for _ in 0..COUNT {
+        assert_eq!(greedy.read_answer().status, 204);
+    }
+    greedy.expect_end();
 }
 
 fn a_client_that_does_not_read_is_not_read(driver: Driver) {

@@ -172,6 +172,7 @@ fn a_server_that_nobody_vouches_for_is_refused(driver: Driver) {
     let stranger = ClientTls::new(Authority::new("another").roots()).expect("settings");
     let error = failure(driver, &Dial::to(url(server.addr)).tls(stranger));
     assert!(error.contains("UnknownIssuer"), "{error}");
+    assert!(error.contains("give it to `ClientTls::new`"), "{error}");
     // The server is told.
     server.wait_for("the alert", |stats| stats.tls_failures.total() == 1);
     let other = Dial::to("wss://other.test/").addresses([server.addr]).tls(trusting());
@@ -183,6 +184,7 @@ fn a_server_without_tls_is_refused(driver: Driver) {
     let server = TestServer::start(driver, |server| server.websocket("/", |_| Echo));
     let error = failure(driver, &Dial::to(url(server.addr)).tls(trusting()));
     assert!(error.contains("TLS failed"), "{error}");
+    assert!(error.contains("does the server speak TLS"), "{error}");
 }
 
 fn a_server_that_stalls_times_out(driver: Driver) {

@@ -8,7 +8,7 @@ use std::io::{Read, Write};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use common::{Echo, PATIENCE, TestServer, frame};
+use common::{Echo, PATIENCE, TestServer, frame, memory};
 use rustls::crypto::cipher::{MessageEncrypter, OutboundChunks, OutboundPlainMessage};
 use rustls::{ConnectionTrafficSecrets, ContentType, ProtocolVersion};
 use tls::{TlsPeer, authority, server_tls};
@@ -22,6 +22,7 @@ on_every_driver!(
     close_notify_without_a_close_is_no_clean_close,
     a_close_before_the_end_wins,
     a_damaged_record_gets_an_alert,
+    what_follows_close_notify_is_not_kept,
     tiny_records_are_served,
     empty_records_come_to_an_end,
     key_updates_come_to_an_end,
@@ -162,6 +163,40 @@ fn a_damaged_record_gets_an_alert(driver: Driver) {
     }
     let stats = server.wait_for("the ends", |stats| stats.connections == 0);
     assert_eq!(stats.tls_failures.count(TlsFailure::Violation), 3, "{stats:?}");
+}
+
+/// Its answer may take as long as it likes to read it; what it sends meanwhile must not pile up.
+fn what_follows_close_notify_is_not_kept(driver: Driver) {
+    const LEN: u64 = 64 << 20;
+    let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let folder = folder.join(format!("close-notify-{driver}-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let file = std::fs::File::create(folder.join("large.bin")).expect("a file");
+    file.set_len(LEN).expect("a hole");
+    let server = TestServer::start(driver, |server| {
+        server.tls(server_tls()).files("/f/*", folder.to_str().expect("a short path"))
+    });
+    let mut peer = TlsPeer::connect(server.addr);
+    peer.send(b"GET /f/large.bin HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    server.wait_for("the answer", |stats| stats.buffered_bytes > 0);
+    peer.tls.send_close_notify();
+    peer.flush().expect("the server reads");
+    let before = memory().resident;
+    let record = [&[23, 3, 3, 0x40, 0][..], &[7; 0x4000]].concat();
+    for _ in 0..LEN / 0x4000 {
+        peer.stream.write_all(&record).expect("the server reads");
+    }
+    let more = memory().resident.saturating_sub(before);
+    assert!(more < LEN as usize / 2, "{more} bytes were kept");
+    let head = peer.read_head();
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    let mut len = peer.pending.len() as u64;
+    while len < LEN {
+        peer.pending.clear();
+        assert_ne!(peer.fill().expect("the file"), 0, "{len} bytes came");
+        len += peer.pending.len() as u64;
+    }
+    std::fs::remove_dir_all(&folder).expect("a folder");
 }
 
 fn tiny_records_are_served(driver: Driver) {

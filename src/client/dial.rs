@@ -17,7 +17,7 @@ use super::outcome::ConnectError;
 use super::url::{Endpoint, Url, split_authority};
 use crate::config::millis;
 use crate::protocol::Deflate;
-use crate::protocol::upgrade::ClientHandshake;
+use crate::protocol::upgrade::{ClientHandshake, InvalidHeader};
 use crate::random;
 #[cfg(feature = "tls-no-provider")]
 use crate::tls::ClientTls;
@@ -173,6 +173,25 @@ impl Dial {
         self.worker
     }
 
+    /// Says which setting is impossible, if one is: what [`connect`](crate::Handle::connect) would
+    /// say, before there is anything to connect from. For a program whose handlers connect by
+    /// themselves ([`ServerBuilder::client`](crate::ServerBuilder::client)) and whose URL comes
+    /// from its configuration.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectError::Invalid`] names the setting and what is wrong with it.
+    ///
+    /// ```
+    /// use wirelane::client::Dial;
+    ///
+    /// let error = Dial::to("http://feed.example/").check().unwrap_err();
+    /// assert!(error.to_string().contains("the scheme must be ws or wss"));
+    /// ```
+    pub fn check(&self) -> Result<(), ConnectError> {
+        self.plan().map(drop)
+    }
+
     /// Checks everything that can be checked without a network.
     pub(crate) fn plan(&self) -> Result<Arc<Plan>, ConnectError> {
         let invalid = |field, reason: String| Err(ConnectError::Invalid { field, reason });
@@ -224,6 +243,14 @@ impl Dial {
         // What would be written is what is checked.
         match plan.write_request(&mut ClientHandshake::new([0; 16]), &mut Vec::new()) {
             Ok(()) => Ok(Arc::new(plan)),
+            Err(InvalidHeader::Host) => invalid("to", format!("{:?}: no host", self.url)),
+            Err(error @ InvalidHeader::Target) => {
+                let field = if self.target.is_some() { "target" } else { "to" };
+                invalid(field, format!("{:?}: {error}", plan.target))
+            }
+            Err(error @ InvalidHeader::Subprotocol) => {
+                invalid("subprotocols", format!("{:?}: {error}", self.subprotocols))
+            }
             Err(error) => invalid("header", error.to_string()),
         }
     }
@@ -390,7 +417,7 @@ impl Plan {
         &self,
         handshake: &mut ClientHandshake,
         out: &mut Vec<u8>,
-    ) -> Result<(), crate::protocol::upgrade::InvalidHeader> {
+    ) -> Result<(), InvalidHeader> {
         let subprotocols: Vec<&str> = self.subprotocols.iter().map(String::as_str).collect();
         let headers: Vec<(&str, &str)> =
             self.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
@@ -450,12 +477,15 @@ mod tests {
     fn impossible_dials_are_named() {
         let dial = || Dial::to("ws://a/");
         assert_eq!(field(&Dial::to("http://a/")), "to");
+        #[cfg(not(feature = "tls-no-provider"))]
         assert_eq!(field(&Dial::to("wss://a/")), "to");
         assert_eq!(field(&dial().header("Host", "b")), "header");
         assert_eq!(field(&dial().header("A", "b\r\n")), "header");
-        assert_eq!(field(&dial().target("no slash")), "header");
+        assert_eq!(field(&dial().target("no slash")), "target");
         assert_eq!(field(&dial().deflate(Deflate::off().level(0))), "deflate");
-        assert_eq!(field(&dial().subprotocols(["a", "a"])), "header");
+        assert_eq!(field(&dial().subprotocols(["a", "a"])), "subprotocols");
+        assert_eq!(field(&Dial::to("ws://a b/")), "to");
+        assert!(dial().check().is_ok());
         for proxy in ["socks5://a", "http://", "http://a/b", "http://a:b", "http://u%3Av:p@a"] {
             assert_eq!(field(&dial().proxy(proxy)), "proxy", "{proxy}");
         }

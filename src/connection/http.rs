@@ -38,6 +38,8 @@ pub(crate) struct Http {
     pub(crate) answered: bool,
     /// The deadline is that of a head that has begun, not that of an idle connection.
     pub(crate) head_began: bool,
+    /// It had its share of this turn; the requests in `input` are served in the next one.
+    pub(crate) put_off: bool,
     pub(crate) stage: Stage,
 }
 
@@ -114,7 +116,7 @@ impl Http {
     /// True if what comes now has to wait for something else.
     pub(crate) fn is_busy(&self) -> bool {
         match &self.stage {
-            Stage::Head => false,
+            Stage::Head => self.put_off,
             Stage::Receiving(receiving) => receiving.is_paused(),
             Stage::Deciding(_) | Stage::Owed(_) | Stage::Streaming(_) => true,
         }

@@ -21,6 +21,6 @@ pub(crate) mod writing;
 pub use self::percent::QueryPairs;
 pub use self::reply::{Reply, Responder};
 pub use self::request::Request;
-pub use self::response::Response;
+pub use self::response::{Body, Response};
 pub use self::stream::{BodyWriter, StreamError};
 pub use self::upload::{Intake, Resume, Upload, UploadBody};

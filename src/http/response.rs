@@ -17,7 +17,7 @@ use super::stream::{self, BodyWriter};
 /// use wirelane::Response;
 ///
 /// let page = Response::html("<h1>Hello</h1>").header("Cache-Control", "max-age=60");
-/// let created = Response::json(br#"{"id":7}"#).status(201).header("Location", "/things/7");
+/// let created = Response::json(r#"{"id":7}"#).status(201).header("Location", "/things/7");
 /// let elsewhere = Response::redirect("/login");
 /// # let _ = (page, created, elsewhere);
 /// ```
@@ -27,6 +27,56 @@ pub struct Response {
     pub(crate) status: u16,
     pub(crate) headers: Vec<(Cow<'static, str>, Cow<'static, str>)>,
     pub(crate) body: Cow<'static, [u8]>,
+}
+
+/// The body of a [`Response`]: made `From` text and bytes, `String` and `Vec<u8>` or what is
+/// `'static`; nothing is copied.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Body(Cow<'static, [u8]>);
+
+impl From<Cow<'static, [u8]>> for Body {
+    fn from(bytes: Cow<'static, [u8]>) -> Self {
+        Self(bytes)
+    }
+}
+
+impl From<Vec<u8>> for Body {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self(Cow::Owned(bytes))
+    }
+}
+
+impl From<&'static [u8]> for Body {
+    fn from(bytes: &'static [u8]) -> Self {
+        Self(Cow::Borrowed(bytes))
+    }
+}
+
+impl<const LEN: usize> From<&'static [u8; LEN]> for Body {
+    fn from(bytes: &'static [u8; LEN]) -> Self {
+        Self(Cow::Borrowed(bytes))
+    }
+}
+
+impl From<Cow<'static, str>> for Body {
+    fn from(text: Cow<'static, str>) -> Self {
+        match text {
+            Cow::Borrowed(text) => text.into(),
+            Cow::Owned(text) => text.into(),
+        }
+    }
+}
+
+impl From<String> for Body {
+    fn from(text: String) -> Self {
+        text.into_bytes().into()
+    }
+}
+
+impl From<&'static str> for Body {
+    fn from(text: &'static str) -> Self {
+        text.as_bytes().into()
+    }
 }
 
 impl Response {
@@ -44,16 +94,17 @@ impl Response {
 
     /// 200 with this text as `text/plain; charset=utf-8`.
     pub fn text(text: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(200).header("Content-Type", "text/plain; charset=utf-8").with_text(text.into())
+        Self::new(200).header("Content-Type", "text/plain; charset=utf-8").body(text.into())
     }
 
     /// 200 with this page as `text/html; charset=utf-8`.
     pub fn html(page: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(200).header("Content-Type", "text/html; charset=utf-8").with_text(page.into())
+        Self::new(200).header("Content-Type", "text/html; charset=utf-8").body(page.into())
     }
 
-    /// 200 with this text as `application/json`. Whether it is JSON is up to the caller.
-    pub fn json(json: impl Into<Cow<'static, [u8]>>) -> Self {
+    /// 200 with this text as `application/json`, for example what `serde_json::to_string` or
+    /// `to_vec` has made. Whether it is JSON is up to the caller.
+    pub fn json(json: impl Into<Body>) -> Self {
         Self::new(200).header("Content-Type", "application/json").body(json)
     }
 
@@ -95,21 +146,15 @@ impl Response {
         self
     }
 
-    /// Sets the body.
-    pub fn body(mut self, body: impl Into<Cow<'static, [u8]>>) -> Self {
-        self.body = body.into();
+    /// Sets the body: text or bytes. It has no content type but what
+    /// [`header`](Self::header) says.
+    pub fn body(mut self, body: impl Into<Body>) -> Self {
+        self.body = body.into().0;
         self
     }
 
     /// What is answered when the application fails to.
     pub(crate) fn failed() -> Self {
         Self::text("The server failed to answer.\n").status(500)
-    }
-
-    fn with_text(self, text: Cow<'static, str>) -> Self {
-        match text {
-            Cow::Borrowed(text) => self.body(text.as_bytes()),
-            Cow::Owned(text) => self.body(text.into_bytes()),
-        }
     }
 }

@@ -231,6 +231,9 @@ fn parse(pattern: &str) -> Result<Vec<Segment<'_>>, &'static str> {
     let mut names = Vec::new();
     let mut texts = path.split('/').peekable();
     while let Some(text) = texts.next() {
+        if text.starts_with('{') || text.starts_with('<') {
+            return Err("a parameter is written :name, and whatever is left *");
+        }
         segments.push(match text.strip_prefix(':') {
             Some(name) => {
                 let word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';

@@ -562,7 +562,7 @@ impl ServerBuilder {
 
     /// A peer from which nothing comes for so long, not even a pong, is cut (1006). Default
     /// 120 s. Who lowers it lowers [`ping_interval`](Self::ping_interval) too: otherwise peers
-    /// that are alive but silent are cut before they are asked.
+    /// that are alive but silent are cut before they are asked, and a line in the log says so.
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
         self.config.idle_timeout_ms = millis(timeout);
         self
@@ -704,6 +704,13 @@ impl ServerBuilder {
         }
         self.config.subprotocols = self.paths.subprotocols().to_vec();
         self.config.check()?;
+        let (ping, idle) = (self.config.ping_interval_ms, self.config.idle_timeout_ms);
+        if idle > 0 && ping >= idle {
+            log::warn!(
+                "idle_timeout ({idle} ms) cuts live peers before ping_interval ({ping} ms) asks them: \
+                 lower ping_interval, or turn it off with zero"
+            );
+        }
         self.routes.append(&mut self.clients);
         if self.routes.len() > usize::from(u16::MAX) {
             return Err(Error::config("client", "at most 65,535 handlers are possible"));

@@ -3,9 +3,9 @@
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
-use rustls::ClientConfig;
 use rustls::client::{Resumption, UnbufferedClientConnection};
 use rustls::pki_types::ServerName;
+use rustls::{CertificateError, ClientConfig, Error};
 
 use super::connection::Tls;
 use super::identity::{Identity, TlsError, provider};
@@ -85,6 +85,25 @@ impl Starter {
             .map(Tls::client)
             .map_err(|error| error.to_string())
     }
+}
+
+/// What is wrong, for whoever connects, and what to change where that is not obvious.
+pub(super) fn explain(error: &Error) -> String {
+    let advice = match error {
+        Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
+            "; if its authority is to be believed, give it to `ClientTls::new`"
+        }
+        // A type of the verifier that is not public.
+        Error::InvalidCertificate(CertificateError::Other(inner))
+            if format!("{inner:?}").contains("CaUsedAsEndEntity") =>
+        {
+            "; the server shows the certificate of an authority as its own: make it one with \
+             basicConstraints=CA:FALSE"
+        }
+        Error::InvalidMessage(_) => "; does the server speak TLS on this port?",
+        _ => "",
+    };
+    format!("{error}{advice}")
 }
 
 impl fmt::Debug for Starter {

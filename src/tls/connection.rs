@@ -10,6 +10,7 @@ use rustls::unbuffered::{
 };
 use rustls::{Error, HandshakeKind};
 
+use super::client::explain;
 use super::server::Acceptor;
 use super::{End, Opened, TlsFailure};
 
@@ -157,6 +158,10 @@ impl Tls {
         answer: &mut Vec<u8>,
     ) -> Received {
         let mut received = Received::default();
+        if self.closed_by_peer {
+            // Not kept either: an answer may still be on its way, for as long as the peer reads it.
+            return received;
+        }
         while !self.partial.is_empty() && received.end.is_none() {
             let count = missing(&self.partial).filter(|_| self.open).unwrap_or(bytes.len());
             let (these, rest) = bytes.split_at_mut(count.min(bytes.len()));
@@ -203,7 +208,7 @@ impl Tls {
         match read.end {
             Some(End::Failed(failure)) => {
                 if matches!(self.session, Session::Client(_)) {
-                    self.error = read.error.map(|error| error.to_string().into());
+                    self.error = read.error.map(|error| explain(&error).into());
                 }
                 let failure = match failure {
                     // A record that makes no sense is a violation by whoever has made sense before.

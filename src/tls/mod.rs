@@ -1,7 +1,25 @@
-//! Ciphertext and plaintext (RFC 8446, RFC 5246): the only folder that knows rustls.
+//! TLS (RFC 8446, RFC 5246): wss and https on servers, wss for clients. With the feature `tls`.
+//!
+//! A server needs an [`Identity`], its certificate and key, in a [`ServerTls`], which
+//! [`ServerBuilder::tls`](crate::ServerBuilder::tls) takes and
+//! [`Handle::reload_tls`](crate::Handle::reload_tls) exchanges; a client of `wss://` needs nothing,
+//! or other [`Roots`] than the system's, in a [`ClientTls`] for
+//! [`Dial::tls`](crate::client::Dial::tls). For a certificate to try things with:
+//!
+//! ```sh
+//! openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 30 \
+//!     -keyout key.pem -out cert.pem -subj /CN=localhost \
+//!     -addext subjectAltName=DNS:localhost,IP:127.0.0.1 \
+//!     -addext basicConstraints=critical,CA:FALSE
+//! ```
+//!
+//! Clients believe it with `ClientTls::new(Roots::from_file("cert.pem")?)`.
+//!
+//! # How records travel
 //!
 //! What comes in: lent ciphertext, plaintext to send. What goes out: plaintext in a buffer of the
-//! worker, records ready for the socket. Nothing here reads or writes a socket, or looks at a clock.
+//! worker, records ready for the socket. Nothing here reads or writes a socket, or looks at a clock;
+//! no other folder knows rustls.
 //!
 //! ```text
 //!  received --lent--> Tls::receive --plaintext--> the same path as without TLS
@@ -13,8 +31,8 @@
 //! copied into one contiguous plaintext per worker; records to send are written into one buffer per
 //! worker. So a connection that is idle holds no buffer. With buffers inside of rustls, an echo of
 //! 16 KiB cost a tenth more.
-//!
-//! Without the feature `tls` a `Tls` is a type without values: whatever asks for it vanishes.
+
+// Without the feature `tls` a `Tls` is a type without values: whatever asks for it vanishes.
 
 mod failure;
 

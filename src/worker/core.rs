@@ -13,6 +13,7 @@ use super::dialing::Dials;
 use super::mailbox::{Shared, Tally};
 use super::places::Network;
 use super::publish::Notices;
+use super::route::{Outcome, guard};
 use super::schedule::Schedule;
 use super::sending::DIRECT_SEND;
 use super::shutdown::Stopping;
@@ -256,7 +257,7 @@ impl Core {
             return;
         }
         debug_assert!(!matches!(connection.phase, Phase::Live(_)), "on_close comes first");
-        connection.phase = Phase::Gone;
+        let phase = std::mem::replace(&mut connection.phase, Phase::Gone);
         let deadline_ms = std::mem::replace(&mut connection.deadline_ms, NEVER);
         if let Some(outgoing) = connection.outgoing.take() {
             self.buffered -= outgoing.noted();
@@ -270,6 +271,14 @@ impl Core {
         }
         self.timers.clear(id.slot() as u32);
         self.driver.close(id);
+        self.drop_phase(phase);
+    }
+
+    /// Drops what a connection was at: an upload of the application among it, whose end may panic.
+    pub(crate) fn drop_phase(&mut self, phase: Phase) {
+        if guard(move || drop(phase)) == Outcome::Panicked {
+            self.tally.handler_panics += 1;
+        }
     }
 }
 

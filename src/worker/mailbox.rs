@@ -428,9 +428,11 @@ counters! {
     messages_received,
     /// Messages taken for sending, one per connection they go to.
     messages_sent,
-    /// Bytes received from peers, requests and frame headers included.
+    /// Bytes received from peers, requests, frame headers, and the records and handshakes of TLS
+    /// included.
     bytes_received,
-    /// Bytes taken by the kernel for peers, HTTP answers and frame headers included.
+    /// Bytes taken by the kernel for peers, HTTP answers, frame headers, and the records and
+    /// handshakes of TLS included.
     bytes_sent,
     /// Messages refused because a queue would have passed `max_backpressure`; the caller was
     /// told.

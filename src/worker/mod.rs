@@ -92,7 +92,7 @@ pub(crate) struct Crank {
     woken: bool,
     /// The server stops; whoever is still there at this moment is cut.
     stop_deadline_ms: Option<u64>,
-    /// Connections whose answer had its share of this turn and is not complete.
+    /// Connections that had their share of this turn, and of which something is left to do.
     pumping: Vec<ConnectionId>,
     /// Until then nobody notices that the server will stop.
     announced_until_ms: u64,
@@ -137,7 +137,7 @@ impl Worker {
     pub(crate) fn turn(&mut self) -> io::Result<()> {
         let due_ms = self.crank.due_ms();
         let timeout_ms = (due_ms != NEVER).then(|| due_ms.saturating_sub(self.crank.core.now_ms));
-        let postponed = self.crank.begin_inflating();
+        let postponed = self.crank.take_postponed();
         let mut more = self.receive(timeout_ms)?;
         self.crank.shake_hands();
         let now_ms = self.crank.core.now_ms;

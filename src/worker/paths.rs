@@ -12,6 +12,10 @@ use crate::protocol::Deflate;
 use crate::protocol::upgrade::is_token;
 use crate::route_options::RouteOptions;
 
+/// The methods of RFC 9110 9 and RFC 5789, whose names in small letters are typing errors.
+const METHODS: [&str; 9] =
+    ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
+
 /// Answers plain requests.
 pub(crate) enum Page {
     /// Takes the body as a whole.
@@ -130,6 +134,10 @@ impl Paths {
         if let Some(method) = method {
             if !is_token(method) {
                 return Err(format!("{method:?} is no method: use a token, e.g. \"POST\""));
+            }
+            let upper = method.to_ascii_uppercase();
+            if method != upper && METHODS.contains(&&*upper) {
+                return Err(format!("methods are compared with regard to case; write {upper:?}"));
             }
             if method == "CONNECT" {
                 return Err("CONNECT asks for a tunnel, which is not served".into());
@@ -294,6 +302,19 @@ mod tests {
         assert_eq!(answer(&paths, "GET", "/", false), "only by upgrade");
         assert_eq!(answer(&paths, "HEAD", "/", true), "only GET, OPTIONS");
         assert_eq!(answer(&paths, "OPTIONS", "*", false), "only OPTIONS");
+    }
+
+    #[test]
+    fn what_others_write_is_an_error_that_says_what_to_write_here() {
+        let page = || Page::Whole(Box::new(|_| Response::new(200).into()));
+        let mut paths = Paths::default();
+        let error = paths.add_page(Some("post"), "/a", page()).unwrap_err();
+        assert!(error.contains("write \"POST\""), "{error}");
+        for pattern in ["/room/{id}", "/room/<id>"] {
+            let error = paths.add_page(Some("GET"), pattern, page()).unwrap_err();
+            assert!(error.contains("written :name"), "{error}");
+        }
+        assert!(paths.add_page(Some("report"), "/a", page()).is_ok());
     }
 
     #[test]

@@ -18,7 +18,7 @@ use super::core::Core;
 use crate::connection::Phase;
 use crate::driver::ConnectionId;
 
-/// Bytes that a turn inflates, give or take a message: about 5 ms of work.
+/// Bytes that a turn inflates for one connection, give or take a message: about 5 ms of work.
 const INFLATED_PER_TURN: u64 = 4 * 1024 * 1024;
 
 /// Reads of this many bytes may belong to a message that is worth being read to its end.
@@ -34,7 +34,14 @@ impl Core {
         self.table.get(id).is_some_and(|connection| matches!(connection.phase, Phase::Live(_)))
     }
 
-    /// True if this turn has inflated so much that others shall have theirs.
+    /// Somebody's share of this turn begins. Each has its own, so that nobody waits for what
+    /// another one has made of it.
+    #[inline]
+    pub(super) fn begin_share(&mut self) {
+        self.inflate_until = self.buffers.inflated() + INFLATED_PER_TURN;
+    }
+
+    /// True if so much was inflated for this connection that others shall have theirs.
     #[inline]
     pub(super) fn inflated_enough(&self) -> bool {
         self.buffers.inflated() > self.inflate_until
@@ -139,8 +146,7 @@ impl Crank {
     }
 
     /// Begins a turn. Gives the connections whose input had to wait for it.
-    pub(super) fn begin_inflating(&mut self) -> Vec<ConnectionId> {
-        self.core.inflate_until = self.core.buffers.inflated() + INFLATED_PER_TURN;
+    pub(super) fn take_postponed(&mut self) -> Vec<ConnectionId> {
         std::mem::take(&mut self.core.postponed)
     }
 
@@ -186,6 +192,8 @@ impl Crank {
         {
             return;
         }
+        self.core.begin_share();
+        let Some(connection) = self.core.table.get_mut(id) else { return };
         if let Some(outgoing) = &mut connection.outgoing
             && outgoing.holds_input()
         {

@@ -20,6 +20,7 @@ impl Crank {
     #[inline]
     pub(super) fn received(&mut self, id: ConnectionId, bytes: &mut [u8]) {
         let (core, len) = (&mut self.core, bytes.len());
+        core.begin_share();
         let Some(connection) = core.table.get_mut(id) else { return };
         connection.last_received_ms = core.soon_ms;
         core.tally.bytes_received += len as u64;

@@ -366,11 +366,13 @@ impl Crank {
                 self.finish(id, close, After::Drain);
             }
             Phase::Http(_) => {
-                connection.phase =
+                let draining =
                     Phase::Draining { discarded: 0, finished: false, server_first: false };
+                let phase = std::mem::replace(&mut connection.phase, draining);
                 connection.deadline_ms = deadline_ms;
                 core.mark_dirty(id);
                 core.arm_timer(id);
+                core.drop_phase(phase);
             }
             Phase::Dialing(_) => {
                 let reason = connection.tls.as_ref().map_or("", |tls| tls.error()).to_owned();

@@ -41,7 +41,10 @@ impl fmt::Display for InvalidHeader {
             InvalidHeader::SubprotocolNotOffered => "the subprotocol was not offered by the client",
             InvalidHeader::Subprotocol => "the subprotocol is not a token or is given twice",
             InvalidHeader::Host => "the host is not a host with optional port",
-            InvalidHeader::Target => "the request target is invalid",
+            InvalidHeader::Target => {
+                "the request target does not start with '/', or has a '#', a blank or a character \
+                 that is not ASCII"
+            }
             InvalidHeader::Status => "the status is not between 200 and 599",
         })
     }

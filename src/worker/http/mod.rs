@@ -31,6 +31,10 @@ use crate::trust::proxy_protocol;
 /// Received bytes behind an unanswered request from which on the connection is not read.
 pub(crate) const MAX_HELD: usize = 64 * 1024;
 
+/// Requests of one connection that one turn answers: whoever sends many at once and reads fast
+/// must not keep the others waiting.
+const REQUESTS_PER_TURN: usize = 64;
+
 impl Core {
     /// The HTTP state of a connection, if it has any.
     pub(super) fn http_mut(&mut self, id: ConnectionId) -> Option<&mut Http> {
@@ -134,7 +138,7 @@ impl Crank {
     /// Serves the requests in the input, one after the other, until more is needed or something has
     /// to be waited for. Answers how many bytes were used.
     fn consume(&mut self, id: ConnectionId, input: &mut [u8]) -> usize {
-        let mut used = 0;
+        let (mut used, mut served) = (0, 0);
         loop {
             let limits = self.core.config.limits;
             let full = self.core.must_read_first(id);
@@ -156,6 +160,11 @@ impl Crank {
                 Some(_) => return used,
             }
             if used == input.len() {
+                return used;
+            }
+            if served == REQUESTS_PER_TURN {
+                http.get_or_insert_default().put_off = true;
+                self.pumping.push(id);
                 return used;
             }
             if full {
@@ -189,6 +198,7 @@ impl Crank {
                         http.scanner = HeadScanner::new();
                     }
                     let (head, rest) = input[used..].split_at_mut(head_len);
+                    served += 1;
                     used += head_len + self.request(id, head, rest);
                 }
                 Err(refusal) => {
@@ -255,6 +265,10 @@ impl Crank {
         let waits_for_reader = full && !http.input.is_empty();
         match &http.stage {
             Stage::Head if waits_for_reader => {
+                pause = true;
+                connection.deadline_ms = NEVER;
+            }
+            Stage::Head if http.put_off => {
                 pause = true;
                 connection.deadline_ms = NEVER;
             }
@@ -388,7 +402,8 @@ impl Crank {
         let core = &mut self.core;
         let deadline_ms = core.drain_deadline();
         let Some(connection) = core.table.get_mut(id) else { return };
-        connection.phase = Phase::Draining { discarded: 0, finished: false, server_first: false };
+        let draining = Phase::Draining { discarded: 0, finished: false, server_first: false };
+        let phase = std::mem::replace(&mut connection.phase, draining);
         connection.deadline_ms = deadline_ms;
         if connection.reading_paused {
             // What still comes is read and discarded, so that the end is seen.
@@ -401,6 +416,7 @@ impl Crank {
         }
         core.mark_dirty(id);
         core.arm_timer(id);
+        core.drop_phase(phase);
     }
 
     /// A body broke off: the client must not take what it has for all of it.

@@ -62,14 +62,16 @@ impl Crank {
         }
     }
 
-    /// Goes on with the bodies that had their share of the last turn.
+    /// Goes on with whoever had its share of the last turn.
     pub(in crate::worker) fn pump_all(&mut self) {
         // What is queued again has its next share in the next turn.
         for id in std::mem::take(&mut self.pumping) {
             let Some(http) = self.core.http_mut(id) else { continue };
-            let Stage::Streaming(streaming) = &mut http.stage else { continue };
-            streaming.queued = false;
-            self.pump(id);
+            http.put_off = false;
+            if let Stage::Streaming(streaming) = &mut http.stage {
+                streaming.queued = false;
+                self.pump(id);
+            }
             self.use_kept(id);
             self.bury();
         }
