@@ -54,7 +54,9 @@ impl Core {
     pub(super) fn read_on(&mut self, id: ConnectionId, len: usize) {
         let Some(connection) = self.table.get(id) else { return };
         let Phase::Live(live) = &connection.phase else { return };
-        if live.endpoint.assembled_len() < LARGE_READ {
+        // Few bytes can become many when they are inflated: then a read is share enough.
+        let has_inflated = self.buffers.inflated() + INFLATED_PER_TURN > self.inflate_until;
+        if has_inflated || live.endpoint.assembled_len() < LARGE_READ {
             return;
         }
         let before = match self.reading_on {
