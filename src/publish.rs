@@ -77,7 +77,7 @@ impl PreparedMessage {
         if let Some(kept) = kept.iter().find(|kept| kept.compression == compression) {
             return kept.frame.clone();
         }
-        let frame = compression.frame(self.message(), pool);
+        let frame = compression.frame(self.message(), pool, joined);
         kept.push(Compressed { compression, frame: frame.clone() });
         frame
     }
@@ -256,7 +256,7 @@ impl Frame<'_> {
                 // It may be published again.
                 Content::Prepared(prepared) if !prepared.compress => None,
                 Content::Prepared(prepared) => prepared.compressed(compression, pool),
-                Content::Message(message) => compression.frame(message, pool),
+                Content::Message(message) => compression.frame(message, pool, joined),
             };
             self.compressed.push(Compressed { compression, frame });
             self.compressed.len() - 1
@@ -444,6 +444,16 @@ impl fmt::Display for SubscribeError {
 }
 
 impl std::error::Error for SubscribeError {}
+
+/// Header and payload in one piece, in a single allocation.
+fn joined(header: &[u8], payload: &[u8]) -> Arc<[u8]> {
+    let mut frame: Arc<[u8]> = std::iter::repeat_n(0, header.len() + payload.len()).collect();
+    if let Some(bytes) = Arc::get_mut(&mut frame) {
+        bytes[..header.len()].copy_from_slice(header);
+        bytes[header.len()..].copy_from_slice(payload);
+    }
+    frame
+}
 
 #[cfg(test)]
 mod tests {

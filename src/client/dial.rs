@@ -251,7 +251,16 @@ impl Dial {
             Err(error @ InvalidHeader::Subprotocol) => {
                 invalid("subprotocols", format!("{:?}: {error}", self.subprotocols))
             }
-            Err(error) => invalid("header", error.to_string()),
+            Err(error) => {
+                // The first one that alone is refused, too.
+                let refused = |(name, value): &&(String, String)| {
+                    let mut handshake = ClientHandshake::new([0; 16]);
+                    let header = [(name.as_str(), value.as_str())];
+                    handshake.write_request("a", "/", &[], &header, &mut Vec::new()).is_err()
+                };
+                let name = plan.headers.iter().find(refused).map_or("", |(name, _)| name);
+                invalid("header", format!("{name:?}: {error}"))
+            }
         }
     }
 }
@@ -486,6 +495,8 @@ mod tests {
         assert_eq!(field(&dial().subprotocols(["a", "a"])), "subprotocols");
         assert_eq!(field(&Dial::to("ws://a b/")), "to");
         assert!(dial().check().is_ok());
+        let error = dial().header("A", "b").header("Upgrade", "c").check().unwrap_err();
+        assert!(error.to_string().contains("\"Upgrade\": "), "{error}");
         for proxy in ["socks5://a", "http://", "http://a/b", "http://a:b", "http://u%3Av:p@a"] {
             assert_eq!(field(&dial().proxy(proxy)), "proxy", "{proxy}");
         }

@@ -151,6 +151,10 @@ impl fmt::Display for DialError {
             Self::Refused(response) => {
                 return write!(f, "the server answered with status {}", response.status);
             }
+            Self::Handshake(HandshakeError::MalformedResponse) => {
+                "the opening handshake failed: the response is not an HTTP/1 response; a server that \
+                 speaks TLS wants wss://"
+            }
             Self::Handshake(error) => return write!(f, "the opening handshake failed: {error}"),
             Self::Tls(reason) => return write!(f, "TLS failed: {reason}"),
             Self::Declined => "the handler gave no session",
@@ -171,8 +175,8 @@ impl std::error::Error for DialError {
     }
 }
 
-/// What a server, or a proxy, answered.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What a server, or a proxy, answered. Its `Debug` shows headers and body as text.
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DialResponse {
     /// The status; 101 in [`on_connect`](crate::Handler::on_connect).
@@ -182,6 +186,18 @@ pub struct DialResponse {
     /// The beginning of the body, at most [`DialResponse::MAX_BODY`] bytes of it. What does not
     /// come within a second is left out.
     pub body: Vec<u8>,
+}
+
+impl fmt::Debug for DialResponse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = |bytes| String::from_utf8_lossy(bytes);
+        let headers = self.headers.iter().map(|(name, value)| format!("{name}: {}", text(value)));
+        f.debug_struct("DialResponse")
+            .field("status", &self.status)
+            .field("headers", &headers.collect::<Vec<_>>())
+            .field("body", &text(&self.body))
+            .finish()
+    }
 }
 
 impl DialResponse {

@@ -13,7 +13,6 @@ use super::dialing::Dials;
 use super::mailbox::{Shared, Tally};
 use super::places::Network;
 use super::publish::Notices;
-use super::route::{Outcome, guard};
 use super::schedule::Schedule;
 use super::sending::DIRECT_SEND;
 use super::shutdown::Stopping;
@@ -272,13 +271,6 @@ impl Core {
         self.timers.clear(id.slot() as u32);
         self.driver.close(id);
         self.drop_phase(phase);
-    }
-
-    /// Drops what a connection was at: an upload of the application among it, whose end may panic.
-    pub(crate) fn drop_phase(&mut self, phase: Phase) {
-        if guard(move || drop(phase)) == Outcome::Panicked {
-            self.tally.handler_panics += 1;
-        }
     }
 }
 

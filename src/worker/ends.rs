@@ -5,7 +5,8 @@
 //! `Gone`.
 
 use super::Crank;
-use super::route::Outcome;
+use super::core::Core;
+use super::route::{Outcome, guard};
 use super::schedule::Owner;
 use crate::connection::Phase;
 use crate::driver::ConnectionId;
@@ -19,6 +20,15 @@ pub(super) enum After {
     Drain,
     /// Close the socket now.
     Release,
+}
+
+impl Core {
+    /// Drops what a connection was at: an upload of the application among it, whose end may panic.
+    pub(super) fn drop_phase(&mut self, phase: Phase) {
+        if guard(move || drop(phase)) == Outcome::Panicked {
+            self.tally.handler_panics += 1;
+        }
+    }
 }
 
 impl Crank {

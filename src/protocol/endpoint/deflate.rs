@@ -10,8 +10,6 @@
 //!  payload    unmask in place --> inflate, 16 KiB at a time --> behind what came before --> UTF-8
 //! ```
 
-use std::sync::Arc;
-
 use super::reading::{Frame, Progress, Reading};
 use super::{Endpoint, Event, Role};
 use crate::protocol::deflate::{Deflate, DeflateParameters, MAX_WINDOW_BITS, WINDOW_BITS};
@@ -33,11 +31,8 @@ pub(super) struct Extension {
     agreed: Agreed,
     /// The message in progress is compressed.
     pub(super) inflating: bool,
-    /// Something of it was given to the inflater.
-    begun: bool,
-    /// The next byte of it was given to the inflater, but stays in the input, because more may come
-    /// out: see `inflate_part`.
-    pub(super) ahead: bool,
+    /// What of it was given to the inflater.
+    pub(super) given: Given,
     /// The codecs of this connection: as long as a compressed message is in progress, and with
     /// context takeover from the first message on.
     held: Option<Box<Held>>,
@@ -51,8 +46,14 @@ pub(crate) struct Compression {
 }
 
 impl Compression {
-    /// The frame of a server's message, compressed; `None` if that is not shorter.
-    pub(crate) fn frame(self, message: Message<'_>, pool: &mut BufferPool) -> Option<Arc<[u8]>> {
+    /// The frame of a server's message, compressed: `join` makes it of header and
+    /// payload. `None` if that is not shorter.
+    pub(crate) fn frame<F>(
+        self,
+        message: Message<'_>,
+        pool: &mut BufferPool,
+        join: impl FnOnce(&[u8], &[u8]) -> F,
+    ) -> Option<F> {
         let payload = message.payload();
         let compressed = pool.codecs().deflate(self.window_bits, self.level, payload);
         if compressed.len() >= payload.len() {
@@ -60,14 +61,18 @@ impl Compression {
         }
         let len = compressed.len() as u64;
         let header = encode_header(true, true, message.opcode(), len, None);
-        let mut frame: Arc<[u8]> =
-            std::iter::repeat_n(0, header.len() + compressed.len()).collect();
-        if let Some(bytes) = Arc::get_mut(&mut frame) {
-            bytes[..header.len()].copy_from_slice(&header);
-            bytes[header.len()..].copy_from_slice(compressed);
-        }
-        Some(frame)
+        Some(join(&header, compressed))
     }
+}
+
+/// What of a message was given to the inflater.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Given {
+    Nothing,
+    Something,
+    /// The next byte, too, but it stays in the input, because more may come out: see
+    /// `inflate_part`.
+    Ahead,
 }
 
 /// Windows, level and the three yes-or-no questions.
@@ -105,8 +110,7 @@ impl Extension {
         compress_from: u32::MAX,
         agreed: Agreed(0),
         inflating: false,
-        begun: false,
-        ahead: false,
+        given: Given::Nothing,
         held: None,
     };
 
@@ -117,7 +121,7 @@ impl Extension {
 
     /// The connection is gone.
     pub(super) fn release(&mut self, pool: &mut BufferPool) {
-        (self.inflating, self.ahead) = (false, false);
+        (self.inflating, self.given) = (false, Given::Nothing);
         if let Some(held) = self.held.take() {
             pool.codecs().give(held);
         }
@@ -125,7 +129,7 @@ impl Extension {
 
     /// The inflater of the message in progress, for something of it.
     pub(super) fn inflater(&mut self, pool: &mut BufferPool) -> &mut Inflater {
-        self.begun = true;
+        self.given = Given::Something;
         let held = self.held.get_or_insert_with(|| pool.codecs().take());
         held.inflater.get_or_insert_with(|| pool.codecs().take_inflater())
     }
@@ -136,7 +140,7 @@ impl Extension {
         let takeover = self.agreed.is(Agreed::PEER_TAKEOVER);
         let Some(held) = &mut self.held else { return Ok(()) };
         // Some compressors give nothing at all for an empty message.
-        if std::mem::take(&mut self.begun)
+        if std::mem::replace(&mut self.given, Given::Nothing) != Given::Nothing
             && let Some(inflater) = &mut held.inflater
         {
             inflater.finish(takeover)?;

@@ -9,7 +9,7 @@
 //!  parts      "gr", first           "ü"   "n", last
 //! ```
 
-use super::deflate::STEP;
+use super::deflate::{Given, STEP};
 use super::reading::{Frame, Progress, Reading};
 use super::{Endpoint, Event};
 use crate::protocol::error::ProtocolError;
@@ -255,7 +255,7 @@ impl Endpoint {
         let mut written = 0;
         let (mut text, mut binary) = (TextBuffer::default(), Vec::new());
         if taken > 0 {
-            let mut rest = &piece[usize::from(std::mem::take(&mut self.extension.ahead))..];
+            let mut rest = &piece[usize::from(self.extension.given == Given::Ahead)..];
             let mut buffer = pool.take_for(STEP);
             let inflater = self.extension.inflater(pool);
             let inflated = if message.text {
@@ -278,7 +278,7 @@ impl Endpoint {
             written = inflated?;
             taken -= rest.len();
             if written == STEP && taken > 0 {
-                self.extension.ahead = true;
+                self.extension.given = Given::Ahead;
                 taken -= 1;
             }
             pool.note_inflated(written);

@@ -105,9 +105,7 @@ impl fmt::Display for HandshakeError {
         f.write_str(match self {
             HandshakeError::HeadTooLarge => "the response head is too large",
             HandshakeError::TooManyHeaders => "the response has too many header lines",
-            HandshakeError::MalformedResponse => {
-                "the response is not an HTTP/1 response (a server that speaks TLS wants wss://)"
-            }
+            HandshakeError::MalformedResponse => "the response is not an HTTP/1 response",
             HandshakeError::HttpVersion => "the response is not HTTP/1.1",
             HandshakeError::Status(status) => {
                 return write!(f, "the server answered with status {status} instead of 101");
