@@ -94,30 +94,6 @@ fn send_many(socket: BorrowedFd<'_>, slices: &[IoSlice<'_>]) -> io::Result<usize
     }
 }
 
-/// epoll_wait(2): fills the front of `events` and says how many. `timeout_ms` below zero waits for
-/// ever. A signal ends the wait early.
-#[inline]
-pub(super) fn wait_for_events(
-    epoll: BorrowedFd<'_>,
-    events: &mut [libc::epoll_event],
-    timeout_ms: libc::c_int,
-) -> io::Result<usize> {
-    // SAFETY: the kernel writes at most `events.len()` events to `events`, which are borrowed for
-    // the call; no signal mask is given.
-    let count = unsafe {
-        libc::syscall(
-            libc::SYS_epoll_pwait,
-            epoll.as_raw_fd(),
-            events.as_mut_ptr(),
-            events.len() as libc::c_int,
-            timeout_ms,
-            NOTHING,
-            0,
-        )
-    };
-    result(count).unwrap_or(Ok(0))
-}
-
 /// CLOCK_MONOTONIC in microseconds: a few dozen instructions, and no system call where the kernel
 /// provides the clock in user space (vdso(7)).
 #[inline]

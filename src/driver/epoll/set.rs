@@ -1,11 +1,12 @@
-//! The epoll(7) instance: what is registered, and what the kernel says about it.
-
-#![allow(unsafe_code)]
+//! The epoll(7) instance: what is registered, and what the kernel says about it, by mio.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::time::Duration;
 
-use super::super::calls;
+use mio::unix::SourceFd;
+use mio::{Events, Poll, Token};
+
 use super::super::token::KernelToken;
 
 /// What a registration is told about. Always edge triggered.
@@ -16,25 +17,21 @@ pub(super) enum Interest {
 }
 
 /// An epoll instance and the events of the last wait, which are handed out one by one.
+#[derive(Debug)]
 pub(super) struct Set {
-    epoll: OwnedFd,
-    events: Box<[libc::epoll_event]>,
-    count: usize,
+    poll: Poll,
+    events: Events,
+    /// The same events, in order.
+    ready: Vec<(KernelToken, Readiness)>,
     next: usize,
 }
 
 impl Set {
     /// At most `capacity` events are fetched at a time.
     pub(super) fn new(capacity: usize) -> io::Result<Self> {
-        // SAFETY: takes no pointer.
-        let epoll = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
-        if epoll < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: just made, and owned by nobody else.
-        let epoll = unsafe { OwnedFd::from_raw_fd(epoll) };
-        let events = vec![libc::epoll_event { events: 0, u64: 0 }; capacity.max(1)];
-        Ok(Self { epoll, events: events.into_boxed_slice(), count: 0, next: 0 })
+        let capacity = capacity.max(1);
+        let ready = Vec::with_capacity(capacity);
+        Ok(Self { poll: Poll::new()?, events: Events::with_capacity(capacity), ready, next: 0 })
     }
 
     /// Registers a descriptor. Closing it (all its duplicates, too) ends that.
@@ -44,46 +41,41 @@ impl Set {
         token: KernelToken,
         interest: Interest,
     ) -> io::Result<()> {
-        let events = match interest {
-            Interest::Readable => libc::EPOLLET | libc::EPOLLIN | libc::EPOLLRDHUP,
-            Interest::Both => libc::EPOLLET | libc::EPOLLIN | libc::EPOLLRDHUP | libc::EPOLLOUT,
+        let interest = match interest {
+            Interest::Readable => mio::Interest::READABLE,
+            Interest::Both => mio::Interest::READABLE | mio::Interest::WRITABLE,
         };
-        let mut event = libc::epoll_event { events: events as u32, u64: token.bits() };
-        self.control(libc::EPOLL_CTL_ADD, fd, &mut event)
+        let token = Token(token.bits() as usize);
+        self.poll.registry().register(&mut SourceFd(&fd.as_raw_fd()), token, interest)
     }
 
     /// Ends a registration.
     pub(super) fn remove(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
-        self.control(libc::EPOLL_CTL_DEL, fd, &mut libc::epoll_event { events: 0, u64: 0 })
-    }
-
-    fn control(
-        &self,
-        operation: libc::c_int,
-        fd: BorrowedFd<'_>,
-        event: &mut libc::epoll_event,
-    ) -> io::Result<()> {
-        // SAFETY: both descriptors are open, and the event is read during the call only.
-        let result =
-            unsafe { libc::epoll_ctl(self.epoll.as_raw_fd(), operation, fd.as_raw_fd(), event) };
-        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+        self.poll.registry().deregister(&mut SourceFd(&fd.as_raw_fd()))
     }
 
     /// Waits for events, at most `timeout_ms`; `None` waits for ever. Events that were not handed
-    /// out are forgotten.
+    /// out are forgotten. A signal ends the wait early.
     #[inline]
     pub(super) fn wait(&mut self, timeout_ms: Option<u64>) -> io::Result<()> {
-        let timeout_ms = timeout_ms.map_or(-1, |ms| ms.min(libc::c_int::MAX as u64) as libc::c_int);
-        (self.next, self.count) = (0, 0);
-        self.count = calls::wait_for_events(self.epoll.as_fd(), &mut self.events, timeout_ms)?;
+        self.ready.clear();
+        self.next = 0;
+        match self.poll.poll(&mut self.events, timeout_ms.map(Duration::from_millis)) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
+            Err(error) => return Err(error),
+        }
+        for event in &self.events {
+            let readiness = Readiness::of(event);
+            self.ready.push((KernelToken::from_bits(event.token().0 as u64), readiness));
+        }
         Ok(())
     }
 
     /// The next event of the last wait, which stays the next one.
     #[inline]
     pub(super) fn peek(&self) -> Option<(KernelToken, Readiness)> {
-        let event = self.events[..self.count].get(self.next)?;
-        Some((KernelToken::from_bits(event.u64), Readiness(event.events)))
+        self.ready.get(self.next).copied()
     }
 
     /// Leaves the event out that [`Self::peek`] gave.
@@ -100,22 +92,28 @@ impl Set {
     }
 }
 
-impl std::fmt::Debug for Set {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Set").field("epoll", &self.epoll).finish_non_exhaustive()
-    }
-}
-
 /// What one event says.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Readiness(u32);
+pub(super) struct Readiness(u8);
 
 impl Readiness {
-    const IN: u32 = libc::EPOLLIN as u32;
-    const OUT: u32 = libc::EPOLLOUT as u32;
-    const HUP: u32 = libc::EPOLLHUP as u32;
-    const RDHUP: u32 = libc::EPOLLRDHUP as u32;
-    const ERR: u32 = libc::EPOLLERR as u32;
+    const IN: u8 = 1;
+    const OUT: u8 = 1 << 1;
+    const READ_CLOSED: u8 = 1 << 2;
+    const WRITE_CLOSED: u8 = 1 << 3;
+    const ERROR: u8 = 1 << 4;
+
+    #[inline]
+    fn of(event: &mio::event::Event) -> Self {
+        let flag = |is, flag| if is { flag } else { 0 };
+        Self(
+            flag(event.is_readable(), Self::IN)
+                | flag(event.is_writable(), Self::OUT)
+                | flag(event.is_read_closed(), Self::READ_CLOSED)
+                | flag(event.is_write_closed(), Self::WRITE_CLOSED)
+                | flag(event.is_error(), Self::ERROR),
+        )
+    }
 
     /// Nothing but input, and room: the usual edge of a message that arrived.
     #[inline]
@@ -132,16 +130,16 @@ impl Readiness {
     }
 
     pub(super) fn is_error(self) -> bool {
-        self.0 & Self::ERR != 0
+        self.0 & Self::ERROR != 0
     }
 
     /// The peer will send no more.
     pub(super) fn is_read_closed(self) -> bool {
-        self.0 & (Self::HUP | Self::RDHUP) != 0
+        self.0 & Self::READ_CLOSED != 0
     }
 
     /// Nothing more can be sent.
     pub(super) fn is_write_closed(self) -> bool {
-        self.0 & (Self::HUP | Self::ERR) != 0
+        self.0 & Self::WRITE_CLOSED != 0
     }
 }
