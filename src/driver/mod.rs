@@ -284,6 +284,13 @@ pub(crate) trait Driver {
     /// Reads again after `pause_reading`. No-op if not paused.
     fn resume_reading(&mut self, id: ConnectionId);
 
+    /// What was just received belongs to something large that is not complete, so what this socket
+    /// has more shall come next, before other connections have their turn. A wish, which drivers
+    /// grant that put a connection back after a full read; whoever asks bounds how often.
+    fn read_on(&mut self, id: ConnectionId) {
+        let _ = id;
+    }
+
     /// `shutdown(SHUT_WR)`: the peer sees FIN after everything sent. Reading goes on.
     fn finish_sending(&mut self, id: ConnectionId);
 
@@ -299,8 +306,8 @@ pub(crate) trait Driver {
 
     /// The next thing that happened, or `None` when the turn is over and `wait` is due. Bytes
     /// lent by the previous event are recycled. One turn ends: a driver hands out a bounded
-    /// number of events, and at most about one receive buffer of bytes per connection, before
-    /// it answers `None`.
+    /// number of events, and at most about one receive buffer of bytes per connection, and one
+    /// more for every `read_on`, before it answers `None`.
     fn next_event<'m>(&mut self, memory: &'m mut ReceiveMemory) -> Option<Event<'m>>;
 
     /// A handle that makes `wait` return from any thread.

@@ -399,6 +399,11 @@ impl Endpoint {
         self.extension.release(pool);
     }
 
+    /// Bytes that are kept of a message that is not complete.
+    pub(crate) fn assembled_len(&self) -> usize {
+        self.message.as_ref().map_or(0, Assembly::len)
+    }
+
     /// True if the next byte begins a frame, no message is in progress, and messages of a client
     /// are expected and delivered.
     fn is_between_messages(&self) -> bool {

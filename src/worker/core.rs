@@ -96,6 +96,8 @@ pub(crate) struct Core {
     /// Set by whatever may put a connection ahead of its peer, see [`Core::is_ahead`], so that it
     /// is not looked up after every message.
     pub(super) look_again: bool,
+    /// The connection that is read out of turn, and how many bytes it has brought in this one.
+    pub(super) reading_on: Option<(ConnectionId, usize)>,
 }
 
 impl Core {
@@ -148,6 +150,7 @@ impl Core {
             direct_send: DIRECT_SEND,
             high_water,
             look_again: false,
+            reading_on: None,
         }
     }
 
@@ -156,6 +159,7 @@ impl Core {
         self.turn_start_us = now_us;
         self.now_ms = now_us / 1000;
         self.soon_ms = now_us.div_ceil(1000);
+        self.reading_on = None;
     }
 
     /// The moment after so many milliseconds; none is now.

@@ -21,6 +21,13 @@ use crate::driver::ConnectionId;
 /// Bytes that a turn inflates for one connection, give or take a message: about 5 ms of work.
 const INFLATED_PER_TURN: u64 = 4 * 1024 * 1024;
 
+/// Reads of this many bytes may belong to a message that is worth being read to its end.
+pub(super) const LARGE_READ: usize = 64 * 1024;
+
+/// Bytes that one connection may bring per turn while it is in the middle of a large message: less
+/// than a millisecond of work.
+const READ_ON_BYTES: usize = 2 * 1024 * 1024;
+
 impl Core {
     /// True while the connection has a session.
     pub(crate) fn is_live(&self, id: ConnectionId) -> bool {
@@ -38,6 +45,28 @@ impl Core {
     #[inline]
     pub(super) fn inflated_enough(&self) -> bool {
         self.buffers.inflated() > self.inflate_until
+    }
+
+    /// Has a connection read on, before others, that has just brought `len` bytes and is in the
+    /// middle of a large message. If many such messages grew side by side, none of them would be in
+    /// the cache when it is complete, and all of them would need memory at once.
+    #[cold]
+    pub(super) fn read_on(&mut self, id: ConnectionId, len: usize) {
+        let Some(connection) = self.table.get(id) else { return };
+        let Phase::Live(live) = &connection.phase else { return };
+        // Few bytes can become many when they are inflated: then a read is share enough.
+        let has_inflated = self.buffers.inflated() + INFLATED_PER_TURN > self.inflate_until;
+        if has_inflated || live.endpoint.assembled_len() < LARGE_READ {
+            return;
+        }
+        let before = match self.reading_on {
+            Some((same, before)) if same == id => before,
+            _ => 0,
+        };
+        self.reading_on = Some((id, before + len));
+        if before + len < READ_ON_BYTES {
+            self.driver.read_on(id);
+        }
     }
 
     /// Stops reading because the application wants it.

@@ -5,6 +5,7 @@
 
 use super::Crank;
 use super::core::after;
+use super::reading::LARGE_READ;
 use super::route::{Call, Fed, Outcome};
 use crate::connection::{NEVER, Phase};
 use crate::driver::ConnectionId;
@@ -18,11 +19,11 @@ const LINGER_BYTES: usize = 1024 * 1024;
 impl Crank {
     #[inline]
     pub(super) fn received(&mut self, id: ConnectionId, bytes: &mut [u8]) {
-        let core = &mut self.core;
+        let (core, len) = (&mut self.core, bytes.len());
         core.begin_share();
         let Some(connection) = core.table.get_mut(id) else { return };
         connection.last_received_ms = core.soon_ms;
-        core.tally.bytes_received += bytes.len() as u64;
+        core.tally.bytes_received += len as u64;
         match &connection.phase {
             Phase::Live(live)
                 if !connection.reading_paused
@@ -41,6 +42,9 @@ impl Crank {
                 }
             }
             _ => self.received_otherwise(id, bytes),
+        }
+        if len >= LARGE_READ {
+            self.core.read_on(id, len);
         }
         // If only this connection was touched, its answers leave while they are in the cache and
         // the peer can already work on them. Otherwise everybody is flushed at the end.

@@ -23,6 +23,7 @@ macro_rules! contract_tests {
         $crate::driver::contract::contract_tests! { @list $lab;
             bytes_arrive_whole_and_in_order
             forty_connections_share_small_buffers
+            reading_on_loses_nothing_and_comes_to_an_end
             lent_bytes_may_be_changed_and_sent
             many_slices_leave_in_order
             short_sends_resume_and_keep_their_order

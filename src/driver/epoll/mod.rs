@@ -64,7 +64,7 @@ use set::{Interest, Readiness, Set};
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct EpollConfig {
     /// Bytes of the one receive buffer, which is also the most that one connection can deliver
-    /// per turn. Default 256 KiB.
+    /// per turn unless it is asked to read on. Default 256 KiB.
     pub(crate) receive_buffer: usize,
     /// Kernel events fetched per turn. Default 1024, 12 KiB.
     pub(crate) events: usize,
@@ -317,6 +317,16 @@ impl Driver for Epoll {
         slot.resume();
         if slot.wants_turn() && slot.enqueue() {
             self.ready.push_back(KernelToken::of(Operation::Receive, id));
+        }
+    }
+
+    fn read_on(&mut self, id: ConnectionId) {
+        // After a full read it is the last of those that wait for the next turn.
+        let token = KernelToken::of(Operation::Receive, id);
+        if self.ready.len() > self.ready_this_turn && self.ready.back() == Some(&token) {
+            self.ready.pop_back();
+            self.ready.push_front(token);
+            self.ready_this_turn += 1;
         }
     }
 

@@ -92,6 +92,34 @@ fn fin_and_reset_in_one_batch_are_both_told() {
 }
 
 #[test]
+fn a_connection_reads_on_before_others() {
+    const LEN: usize = 5 * 4096 + 10;
+    for wanted in [false, true] {
+        let mut rig: Rig<Loopback<Tcp>> = Rig::open(4096).expect("epoll is everywhere");
+        let mut pairs: Vec<_> = (0..3).map(|_| rig.connect()).collect();
+        rig.settle();
+        for (_, peer) in &mut pairs {
+            assert_eq!(peer.send(&[1; LEN]), LEN);
+        }
+        let mut order = Vec::new();
+        let mut first_turn = None;
+        while order.len() < 3 * 6 {
+            rig.turn_with(2, |worker, event| {
+                let Event::Received { id, .. } = event else { return };
+                order.push(*id);
+                if wanted {
+                    worker.read_on(*id);
+                }
+            });
+            first_turn.get_or_insert(order.len());
+        }
+        let changes = order.windows(2).filter(|pair| pair[0] != pair[1]).count();
+        // Whole connections one after the other, or a buffer of each in turn.
+        assert_eq!((first_turn, changes), if wanted { (Some(18), 2) } else { (Some(3), 17) });
+    }
+}
+
+#[test]
 fn last_words_are_heard_although_a_send_is_blocked() {
     let mut rig = rig();
     let (id, mut peer) = rig.connect();

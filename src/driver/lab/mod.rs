@@ -224,6 +224,12 @@ impl Worker {
         }
     }
 
+    /// Asks for what a connection has more, which makes its share of the turn a buffer larger.
+    pub(super) fn read_on(&mut self, id: ConnectionId) {
+        self.open_connection(id, "read_on").received_this_turn = 0;
+        self.driver.read_on(id);
+    }
+
     pub(super) fn close(&mut self, id: ConnectionId) {
         let connection = self.connections.get_mut(&id).expect("adopted");
         assert!(!connection.closed, "the test closes once");

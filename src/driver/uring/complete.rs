@@ -82,6 +82,7 @@ impl Uring {
             (1.., Some(piece)) => {
                 self.lent = piece.spent;
                 slot.fed = true;
+                self.typical_len = self.typical_len - self.typical_len / 8 + len / 8;
                 self.receive_on(index);
                 return Outcome::Received { id, offset: piece.offset, len: len as usize };
             }
@@ -289,9 +290,16 @@ impl Uring {
     /// there are buffers, unless completions that nobody has seen yet hold them all. Then the
     /// next turn sees those, and tries again.
     pub(super) fn feed_starved(&mut self) {
-        // More than can be served would only fail again, and cost time.
-        let most = (usize::from(self.buffers.count()) * 4).max(64);
         let waiting = self.starved.len() + self.sated.len();
+        if waiting == 0 {
+            return;
+        }
+        // More than can be served would only fail again, and cost time: each failure is a
+        // submission, a look at the socket and a completion for nothing.
+        let buffers = usize::from(self.buffers.count());
+        let bytes = buffers * self.buffers.buffer_len() as usize;
+        let served = bytes / (self.typical_len as usize).max(1);
+        let most = served.clamp(buffers, (buffers * 4).max(64));
         for _ in 0..most.min(waiting) {
             let next = self.starved.pop_front().or_else(|| self.sated.pop_front());
             let Some((index, generation)) = next else { return };

@@ -147,6 +147,8 @@ pub(crate) struct Uring {
     /// The same for those that emptied the ring themselves: they are served after `starved`, or
     /// a firehose would have every buffer each time before anybody else.
     sated: VecDeque<(u32, u32)>,
+    /// Bytes that a receive brings these days: a mean in which the newest counts an eighth.
+    typical_len: u32,
     /// Entries that did not fit into the submission queue although it was submitted.
     overflow: VecDeque<squeue::Entry>,
     /// Operations that have not come back, cancellations not counted.
@@ -246,6 +248,7 @@ impl Uring {
             arrived: VecDeque::new(),
             starved: VecDeque::new(),
             sated: VecDeque::new(),
+            typical_len: 0,
             overflow: VecDeque::new(),
             in_flight: 0,
             sockets: 0,

@@ -4,6 +4,8 @@
 use std::collections::HashMap;
 use std::io::{IoSlice, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::sync::Barrier;
 use std::thread;
 use std::time::Duration;
@@ -216,6 +218,34 @@ fn every_mode_echoes_and_releases() {
         assert_eq!(echo.driver.receive_mode(), best_mode);
         assert_eq!(echo.driver.stats().buffers_exhausted, 0);
     }
+}
+
+/// Each of many connections has a whole buffer to be received, and there are few buffers.
+#[test]
+fn whoever_waits_for_a_buffer_does_not_keep_failing() {
+    const CONNECTIONS: u32 = 64;
+    let options = UringOptions { buffer_bytes: 4096, buffers: 4, ..UringOptions::default() };
+    let Some((mut driver, mut memory)) = open(options) else { return };
+    let mut peers = Vec::new();
+    for slot in 0..CONNECTIONS {
+        let (ours, mut peer) = UnixStream::pair().expect("a pair");
+        peer.write_all(&[1; 4096]).expect("room");
+        let socket = AcceptedSocket::Os(Socket::from(OwnedFd::from(ours)));
+        driver.adopt(ConnectionId::new(0, slot, 1), socket).expect("adopted");
+        peers.push(peer);
+    }
+    let mut received = 0;
+    while received < CONNECTIONS as usize * 4096 {
+        driver.wait(Some(1000)).expect("wait");
+        while let Some(event) = driver.next_event(&mut memory) {
+            let Event::Received { bytes, .. } = event else { panic!("{event:?}") };
+            received += bytes.len();
+        }
+    }
+    // Once before it is served, once after it has taken the last buffer, and a few in between. If
+    // everybody tried in every turn it would be more than 400.
+    let exhausted = driver.stats().buffers_exhausted;
+    assert!(exhausted <= u64::from(4 * CONNECTIONS), "{exhausted} times out of buffers");
 }
 
 #[test]
