@@ -420,6 +420,72 @@ mod tests {
         }
     }
 
+    #[cfg(feature = "deflate")]
+    #[test]
+    fn compression_is_offered_and_the_answer_is_checked() {
+        let (shared, wide, narrow) =
+            (Deflate::shared(), Deflate::dedicated(15), Deflate::dedicated(10));
+        let both = "; server_no_context_takeover; client_no_context_takeover";
+        for (settings, parameters) in [
+            (shared, format!("{both}; client_max_window_bits")),
+            (wide, "; client_max_window_bits".to_owned()),
+            (narrow, "; server_max_window_bits=10; client_max_window_bits=10".to_owned()),
+        ] {
+            let mut out = Vec::new();
+            let mut client = ClientHandshake::new([0; 16]);
+            client.offer_deflate(settings);
+            client.write_request("a", "/", &[], &[], &mut out).unwrap();
+            let line = format!("\r\nSec-WebSocket-Extensions: permessage-deflate{parameters}\r\n");
+            assert!(String::from_utf8(out).unwrap().contains(&line), "{line}");
+        }
+
+        let invalid = || Err(HandshakeError::InvalidDeflate);
+        for (settings, answer, expected) in [
+            (shared, "permessage-deflate; server_no_context_takeover", Ok((true, false, 15, 15))),
+            (wide, "permessage-deflate", Ok((false, false, 15, 15))),
+            (wide, &format!("permessage-deflate{both}"), Ok((true, true, 15, 15))),
+            (
+                wide,
+                "permessage-deflate; server_max_window_bits=9; client_max_window_bits=8",
+                Ok((false, false, 9, 8)),
+            ),
+            (narrow, "permessage-deflate; server_max_window_bits=9", Ok((false, false, 9, 10))),
+            // What was asked for is not there.
+            (shared, "permessage-deflate", invalid()),
+            (narrow, "permessage-deflate", invalid()),
+            (narrow, "permessage-deflate; server_max_window_bits=11", invalid()),
+            // More than was offered.
+            (
+                narrow,
+                "permessage-deflate; server_max_window_bits=10; client_max_window_bits=11",
+                invalid(),
+            ),
+            // Not valid at all.
+            (wide, "permessage-deflate; client_max_window_bits", invalid()),
+            (wide, "permessage-deflate; client_max_window_bits=16", invalid()),
+            (wide, "permessage-deflate; server_max_window_bits", invalid()),
+            (wide, "permessage-deflate; unknown", invalid()),
+            (wide, "permessage-deflate, permessage-deflate", invalid()),
+            (wide, "permessage-bzip2", Err(HandshakeError::UnexpectedExtension)),
+        ] {
+            let mut client = client();
+            client.offer_deflate(settings);
+            let answer = format!("Sec-WebSocket-Extensions: {answer}");
+            let lines = [&VALID[..], &[&answer]].concat();
+            let head = response("HTTP/1.1 101 Switching Protocols", &lines);
+            let agreed = client.read_response(&head, &LIMITS).map(|established| {
+                let agreed = established.unwrap().deflate.unwrap();
+                (
+                    agreed.server_no_context_takeover,
+                    agreed.client_no_context_takeover,
+                    agreed.server_max_window_bits,
+                    agreed.client_max_window_bits,
+                )
+            });
+            assert_eq!(agreed, expected, "{settings:?} {answer}");
+        }
+    }
+
     #[test]
     fn status_line_is_checked() {
         let read = |line: &str| client().read_response(&response(line, &VALID), &LIMITS);
