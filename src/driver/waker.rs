@@ -20,7 +20,7 @@ pub(crate) enum Waker {
     #[cfg(test)]
     Simulated(Arc<AtomicBool>),
     /// Looked at by a model of a worker.
-    #[cfg(all(test, loom))]
+    #[cfg(all(test, interleavings))]
     Model(Arc<loom::sync::Mutex<bool>>),
 }
 
@@ -34,7 +34,7 @@ impl Waker {
             }
             #[cfg(test)]
             Waker::Simulated(flag) => flag.store(true, Ordering::Release),
-            #[cfg(all(test, loom))]
+            #[cfg(all(test, interleavings))]
             Waker::Model(flag) => *flag.lock().expect("nobody panics") = true,
         }
     }

@@ -10,9 +10,9 @@ use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 // A mailbox is the one thing here that threads meet in without a plan: loom tries every order.
-#[cfg(loom)]
+#[cfg(all(test, interleavings))]
 use loom::sync::{Mutex, MutexGuard, atomic::AtomicBool};
-#[cfg(not(loom))]
+#[cfg(not(all(test, interleavings)))]
 use std::sync::{Mutex, MutexGuard, atomic::AtomicBool};
 
 use super::adopting::Adoption;
@@ -32,7 +32,7 @@ use crate::publish::PreparedMessage;
 use crate::shutdown::{ShutdownOptions, ShutdownReport};
 use crate::tls::Acceptor;
 
-#[cfg(all(test, loom))]
+#[cfg(all(test, interleavings))]
 mod interleavings;
 
 /// Commands that may wait for one worker.
@@ -472,7 +472,7 @@ counters! {
     accept_pauses,
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(interleavings)))]
 mod tests {
     use super::*;
 

@@ -1,7 +1,7 @@
 //! Every order in which threads can meet at a mailbox, tried by loom: no command and no wake-up is
 //! lost, and what a thread wrote before it woke a worker is seen by it.
 //!
-//! `RUSTFLAGS="--cfg loom" cargo test --lib interleavings`
+//! `RUSTFLAGS="--cfg interleavings" cargo test --lib interleavings`
 
 use loom::sync::atomic::{AtomicU64, Ordering};
 use loom::thread;
