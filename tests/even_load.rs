@@ -134,11 +134,16 @@ fn a_server_that_stops_while_it_spreads_leaves_nobody_waiting(driver: Driver) {
     for round in 0..10 {
         let server = TestServer::start(driver, spreading);
         let addr = server.addr;
+        let (came, everybody) = mpsc::channel();
         let visitors: Vec<_> = (0..4)
             .map(|_| {
+                let came = came.clone();
                 thread::spawn(move || {
                     let mut ends = 0;
                     while let Ok(stream) = std::net::TcpStream::connect(addr) {
+                        if ends == 0 {
+                            came.send(()).expect("somebody counts");
+                        }
                         stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
                         // 101 and Close, 503, FIN or a reset: anything but silence.
                         let _ = io::Write::write_all(&mut &stream, &request("/"));
@@ -152,6 +157,9 @@ fn a_server_that_stops_while_it_spreads_leaves_nobody_waiting(driver: Driver) {
                 })
             })
             .collect();
+        for _ in &visitors {
+            everybody.recv_timeout(PATIENCE).expect("everybody comes in");
+        }
         thread::sleep(Duration::from_millis(5 + round));
         let handle = server.handle.clone();
         server.stop(Duration::from_millis(100)).expect("a clean end");
