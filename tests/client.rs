@@ -299,7 +299,7 @@ fn a_long_response_head_ends_at_the_limit() {
 fn a_silent_server_is_given_up() {
     let (url, server) = serve_raw(|mut stream, _| {
         // One byte at a time does not move the deadline.
-        for byte in b"HTTP/1.1 101 Switching Protocols".iter().cycle().take(100) {
+        for byte in b"HTTP/1.1 101 Switching Protocols".iter().cycle().take(1000) {
             thread::sleep(Duration::from_millis(20));
             if stream.write_all(&[*byte]).is_err() {
                 return;
