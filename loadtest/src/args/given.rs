@@ -170,7 +170,7 @@ impl Given {
             "budget" => self.budget = true,
             "full" => self.full = true,
             "quick" => self.quick = true,
-            "cells" => self.cells = words(&parser.value()?.string()?),
+            "cells" => self.cells = names(&parser.value()?.string()?),
             "who" => self.who = words(&parser.value()?.string()?),
             "starts" => self.starts = Some(parser.value()?.parse()?),
             "window" => self.window = Some(duration(name, &parser.value()?.string()?)?),
@@ -393,6 +393,13 @@ impl Given {
             markdown: self.markdown.take(),
         })
     }
+}
+
+/// What commas separate that no space follows: the names of cells have commas themselves.
+fn names(text: &str) -> Vec<String> {
+    const INSIDE: &str = "\0";
+    let marked = text.replace(", ", INSIDE);
+    words(&marked).into_iter().map(|name| name.replace(INSIDE, ", ")).collect()
 }
 
 /// What commas separate.

@@ -20,7 +20,7 @@ pub(crate) struct Places {
 struct Peer {
     name: &'static str,
     services: &'static [Service],
-    tls: bool,
+    /// Empty but for [`Off`] if its crate cannot compress.
     deflate: &'static [Deflate],
 }
 
@@ -32,18 +32,16 @@ const PEERS: &[Peer] = &[
     Peer {
         name: "uwebsockets",
         services: &[Echo, Broadcast, Relay, Subscribe],
-        tls: true,
         deflate: &[Off, Shared, Dedicated],
     },
-    Peer { name: "fastwebsockets", services: &[Echo], tls: false, deflate: &[Off] },
-    Peer { name: "sockudo-ws", services: &[Echo], tls: false, deflate: &[Off] },
-    Peer { name: "tokio-tungstenite", services: &[Echo], tls: false, deflate: &[Off] },
-    Peer { name: "tokio-websockets", services: &[Echo], tls: false, deflate: &[Off] },
-    Peer { name: "yawc", services: &[Echo], tls: false, deflate: &[Off] },
+    Peer { name: "fastwebsockets", services: &[Echo], deflate: &[Off] },
+    Peer { name: "sockudo-ws", services: &[Echo], deflate: &[Off, Shared, Dedicated] },
+    Peer { name: "tokio-tungstenite", services: &[Echo], deflate: &[Off] },
+    Peer { name: "tokio-websockets", services: &[Echo], deflate: &[Off] },
+    Peer { name: "yawc", services: &[Echo], deflate: &[Off, Shared, Dedicated] },
     Peer {
         name: "ws-node",
         services: &[Echo, Broadcast, Relay],
-        tls: true,
         deflate: &[Off, Shared, Dedicated],
     },
 ];
@@ -79,6 +77,11 @@ impl Contestant {
             Self::Raw { driver } => format!("raw-{driver}"),
             Self::Peer(index) => PEERS[*index].name.to_owned(),
         }
+    }
+
+    /// Whether a share of capacity is a share of what the slowest of these keeps up with.
+    pub(crate) fn sets_the_pace(&self) -> bool {
+        matches!(self, Self::Wirelane { .. }) || self.name() == BASELINE
     }
 
     /// What the build script for peers builds for it.
@@ -130,11 +133,8 @@ impl Contestant {
                 if !peer.services.contains(&need.service) {
                     return Err(format!("no {} in our program for it", need.service.name()));
                 }
-                if need.tls && !peer.tls {
-                    return Err("no TLS in our program for it".to_owned());
-                }
                 if !peer.deflate.contains(&need.deflate) {
-                    return Err("no compression in our program for it".to_owned());
+                    return Err("it has no permessage-deflate".to_owned());
                 }
                 words.push(existing(places.peers.join(peer.name))?);
                 words.extend(["--mode".into(), need.service.name().into()]);

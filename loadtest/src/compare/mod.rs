@@ -3,14 +3,21 @@
 //! ```text
 //!  cells, contestants ──> measure ──> summary ──> tables, budget, JSON, CSV, plots
 //!                            │
-//!                            └── server, load (engine, fanout, connect, pace)
+//!                            └── bench (one cell, one start) ──> loads (engine, fanout, connect,
+//!                                ├── memory                      pace), server
+//!                                └── capacity
 //! ```
 
+pub(crate) mod bench;
 pub(crate) mod budget;
+pub(crate) mod capacity;
 pub(crate) mod cell;
 pub(crate) mod contestant;
+pub(crate) mod loads;
 pub(crate) mod measure;
+pub(crate) mod memory;
 pub(crate) mod plots;
+pub(crate) mod sample;
 pub(crate) mod save;
 pub(crate) mod summary;
 pub(crate) mod tables;
@@ -22,7 +29,8 @@ use std::time::Duration;
 use crate::args;
 use crate::compare::cell::Cell;
 use crate::compare::contestant::{BASELINE, Contestant, Places};
-use crate::compare::measure::{CellResult, Manner, measure};
+use crate::compare::measure::{Manner, measure};
+use crate::compare::sample::CellResult;
 use crate::failure::{Context, Failure};
 use crate::process;
 use crate::progress::Progress;
