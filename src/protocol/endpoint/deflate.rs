@@ -127,6 +127,12 @@ impl Extension {
         }
     }
 
+    /// No message is read or written any more.
+    pub(super) fn forget(&mut self) {
+        self.given = Given::Nothing;
+        self.held = None;
+    }
+
     /// The inflater of the message in progress, for something of it.
     pub(super) fn inflater(&mut self, pool: &mut BufferPool) -> &mut Inflater {
         self.given = Given::Something;

@@ -425,6 +425,47 @@ fn nothing_is_held_between_messages_without_takeover() {
     assert!(endpoint.extension.held.is_none());
 }
 
+#[test]
+fn after_our_close_nothing_is_inflated_and_no_codec_is_held() {
+    let mut endpoint = takeover();
+    let mut pool = BufferPool::new(1 << 20);
+    let (mut other, mut out) = (Other::new(), Vec::new());
+    let text = json(3000);
+    let payload = other.deflate(text.as_bytes());
+    assert_eq!(
+        feed(&mut endpoint, &frame(TEXT_DEFLATED, &payload), &mut pool),
+        [Seen::Text(text.clone())]
+    );
+    assert_eq!(endpoint.send_compressed(Message::Text(&text), &mut pool, &mut out), Ok(()));
+    assert_eq!(feed(&mut endpoint, &frame(0x41, b"\xaa"), &mut pool), []);
+    assert!(endpoint.extension.held.is_some());
+    assert!(endpoint.close(Some(CloseCode::NORMAL), "", &mut out));
+    assert!(endpoint.buffered() == 0 && endpoint.extension.held.is_none());
+
+    let inflated = pool.inflated();
+    // The rest of a message, no deflate stream, a bomb; but RSV1 has its place.
+    let bomb = Other::new().deflate(&vec![0; 64 << 20]);
+    for input in
+        [frame(0x80, b"rest"), frame(TEXT_DEFLATED, b"\x07"), frame(BINARY_DEFLATED, &bomb)]
+    {
+        for piece in input.chunks(1000) {
+            assert_eq!(feed(&mut endpoint, piece, &mut pool), []);
+        }
+    }
+    assert_eq!((pool.inflated(), endpoint.buffered()), (inflated, 0));
+    assert!(endpoint.extension.held.is_none());
+    assert_eq!(feed(&mut endpoint, &frame(0x88, b"\x03\xe8"), &mut pool).len(), 1);
+    assert_eq!(endpoint.state(), State::Closed);
+
+    let mut endpoint = takeover();
+    assert!(endpoint.close(None, "", &mut out));
+    assert_eq!(feed(&mut endpoint, &frame(0x41, &payload), &mut pool), []);
+    assert_eq!(
+        feed(&mut endpoint, &frame(0xC0, b""), &mut pool),
+        [Seen::Failed(ProtocolError::ReservedBits)]
+    );
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 2 } else { 128 }))]
 
