@@ -247,6 +247,24 @@ impl Endpoint {
         }
     }
 
+    /// Frees the dedicated compressor if nothing was compressed since the last call of this. The
+    /// next message makes a new one and begins with an empty window, which the peer need not know
+    /// (RFC 7692 7.2.3): it only gets longer than it might have been. For whoever has a clock: the
+    /// workers call it whenever they send a keep-alive ping.
+    pub fn release_idle_compressor(&mut self, pool: &mut BufferPool) {
+        let Some(held) = &mut self.extension.held else { return };
+        let Some(deflater) = &mut held.deflater else { return };
+        if deflater.take_used() {
+            return;
+        }
+        held.deflater = None;
+        if held.inflater.is_none()
+            && let Some(held) = self.extension.held.take()
+        {
+            pool.codecs().give(held);
+        }
+    }
+
     /// As [`send`](Self::send), but compressed if permessage-deflate was agreed on, whatever
     /// [`Deflate::threshold`] says. An empty message is sent as it is, and so is one that would
     /// not become shorter, unless the compressor is dedicated. Amortised, no allocation.

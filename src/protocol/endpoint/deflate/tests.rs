@@ -426,6 +426,44 @@ fn nothing_is_held_between_messages_without_takeover() {
 }
 
 #[test]
+fn a_compressor_that_is_not_used_is_freed_and_made_anew() {
+    let mut endpoint = takeover();
+    let mut pool = BufferPool::new(1 << 20);
+    let mut decoder = Decompress::new(false);
+    let text = json(1000);
+    let mut sent = |endpoint: &mut Endpoint, pool: &mut BufferPool| {
+        let mut out = Vec::new();
+        assert_eq!(endpoint.send_compressed(Message::Text(&text), pool, &mut out), Ok(()));
+        let header = if out[1] == 126 { 4 } else { 2 };
+        assert_eq!(inflate(&mut decoder, &out[header..], text.len()), text.as_bytes());
+        out.len()
+    };
+    endpoint.release_idle_compressor(&mut pool);
+    let first = sent(&mut endpoint, &mut pool);
+    let second = sent(&mut endpoint, &mut pool);
+    assert!(second < first / 4);
+    endpoint.release_idle_compressor(&mut pool);
+    assert!(sent(&mut endpoint, &mut pool) <= second, "it was in use");
+    endpoint.release_idle_compressor(&mut pool);
+    assert!(endpoint.extension.held.is_some());
+    endpoint.release_idle_compressor(&mut pool);
+    assert!(endpoint.extension.held.is_none());
+    assert_eq!(sent(&mut endpoint, &mut pool), first);
+    assert_eq!(sent(&mut endpoint, &mut pool), second);
+
+    // What the peer sends still goes on with its window.
+    let mut other = Other::new();
+    for _ in 0..3 {
+        let payload = other.deflate(text.as_bytes());
+        let seen = feed(&mut endpoint, &frame(TEXT_DEFLATED, &payload), &mut pool);
+        assert_eq!(seen, [Seen::Text(text.clone())]);
+        endpoint.release_idle_compressor(&mut pool);
+    }
+    let held = endpoint.extension.held.as_ref().expect("the decompressor");
+    assert!(held.deflater.is_none() && held.inflater.is_some());
+}
+
+#[test]
 fn after_our_close_nothing_is_inflated_and_no_codec_is_held() {
     let mut endpoint = takeover();
     let mut pool = BufferPool::new(1 << 20);
