@@ -411,6 +411,8 @@ fn wrong_arguments_are_named_and_end_with_status_2() {
         (&["--idle-timeout-ms", "2.5"], "--idle-timeout-ms"),
         (&["--ping-interval-ms"], "--ping-interval-ms"),
         (&["--deflate", "maybe"], "--deflate"),
+        (&["--deflate", "shared", "--deflate-level", "10"], "level"),
+        (&["--deflate-level", "most"], "--deflate-level"),
         (&["--tls-cert", "x"], "--tls-key"),
         (&["--tls-cert", "/nowhere", "--tls-key", "/nowhere"], "/nowhere"),
     ];
