@@ -393,7 +393,7 @@ fn timeouts_are_those_of_the_command_line(driver: Driver) {
 
 #[test]
 fn wrong_arguments_are_named_and_end_with_status_2() {
-    let wrong: [(&[&str], &str); 19] = [
+    let wrong: [(&[&str], &str); 21] = [
         (&["--nonsense"], "--nonsense"),
         (&["-x"], "-x"),
         (&["9001"], "9001"),
