@@ -130,13 +130,18 @@ fn late_answers_are_waited_for_by_every_worker(driver: Driver) {
 }
 
 fn whoever_asks_twice_does_not_wait(driver: Driver) {
-    let program = Program::start("echo", driver, &[]);
-    let mut peer = program.open();
-    program.signal(libc::SIGTERM);
-    assert_eq!(peer.read_frame().close_code(), 1001);
-    let signalled = program.signal(libc::SIGTERM);
-    // The first signal alone would wait 3 s for the peer's answer.
-    program.expect_end(signalled, Duration::from_millis(2500));
+    let in_time = || {
+        let program = Program::start("echo", driver, &[]);
+        let mut peer = program.open();
+        program.signal(libc::SIGTERM);
+        assert_eq!(peer.read_frame().close_code(), 1001);
+        let signalled = program.signal(libc::SIGTERM);
+        program.expect_end(signalled, END);
+        // The first signal alone would wait 3 s for the peer's answer.
+        signalled.elapsed() < Duration::from_millis(2500)
+    };
+    // A machine that is busy elsewhere may be late once, but not always.
+    assert!((0..5).any(|_| in_time()), "the second signal changes nothing");
 }
 
 fn a_unix_socket_is_served_and_removed(driver: Driver) {

@@ -100,7 +100,7 @@ fn a_fragmented_hello_is_none_the_worse(driver: Driver) {
 }
 
 fn whoever_stalls_in_the_handshake_is_cut(driver: Driver) {
-    let timeout = Duration::from_millis(300);
+    let timeout = Duration::from_millis(1500);
     let server = TestServer::start(driver, |server| {
         server.tls(server_tls()).websocket("/", |_| Echo).handshake_timeout(timeout)
     });
@@ -395,7 +395,7 @@ fn a_proxy_speaks_before_tls(driver: Driver) {
             .tls(server_tls())
             .proxy_protocol(["127.0.0.1"])
             .websocket("/", |_| Addressed)
-            .handshake_timeout(Duration::from_millis(500))
+            .handshake_timeout(Duration::from_secs(2))
     });
     let header = b"PROXY TCP4 192.0.2.7 192.0.2.1 4711 443\r\n";
     for cut in [0, 1, 20, header.len()] {

@@ -30,13 +30,21 @@ fn serve(arguments: &str) -> String {
     format!("exec '{}' serve {arguments} \"$@\"", env!("CARGO_BIN_EXE_loadtest"))
 }
 
+/// A CPU that this process may use.
+fn cpu() -> String {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap();
+    list.trim().split([',', '-']).next().unwrap().to_owned()
+}
+
 /// Runs the comparison of these cells with one start of two short rounds. Returns its figures and
 /// what it printed.
 fn compare(peers: &Path, examples: &Path, cells: &str, more: &[&str]) -> (Value, String) {
     let json = peers.join("figures.json");
+    let cpu = cpu();
     let output = Command::new(env!("CARGO_BIN_EXE_loadtest"))
         .args(["compare", "--who", "wirelane,raw", "--starts", "1", "--rounds", "2"])
-        .args(["--window", "20ms", "--server-cpu", "0", "--load-cpu", "0", "--cells", cells])
+        .args(["--window", "20ms", "--server-cpu", &cpu, "--load-cpu", &cpu, "--cells", cells])
         .args([Path::new("--peers"), peers, Path::new("--examples"), examples])
         .args([Path::new("--json"), &json])
         .args(more)

@@ -74,14 +74,14 @@ fn messages_go_over_tls() {
     {
         let line = format!(
             "echo --url {url} --ca {ca} --connections 3 {options} --verify --warmup 20ms \
-             --duration 200ms"
+             --duration 500ms"
         );
         let json = figures(&line, &format!("tls-{number}.json"));
         assert!(json["messages"].as_u64().unwrap() > 0, "{json}");
     }
     for resume in ["", " --resume"] {
         let line = format!(
-            "connect --url {url} --concurrency 2 --warmup 0 --duration 200ms --ca {ca}{resume}"
+            "connect --url {url} --concurrency 2 --warmup 0 --duration 500ms --ca {ca}{resume}"
         );
         let json = figures(&line, "tls-connect.json");
         let handshakes = json["handshakes"].as_u64().unwrap();
@@ -107,7 +107,7 @@ fn messages_are_compressed_both_ways() {
         let port = start(move |server| server.deflate(settings));
         let line = format!(
             "echo --url ws://127.0.0.1:{port}/ --deflate --content json --size 3000 --depth 4 \
-             --connections 3 --verify --warmup 20ms --duration 200ms"
+             --connections 3 --verify --warmup 20ms --duration 500ms"
         );
         let json = figures(&line, &format!("deflate-{name}.json"));
         let messages = json["messages_per_second"].as_f64().unwrap();

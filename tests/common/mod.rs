@@ -60,6 +60,26 @@ pub fn io_uring_works() -> bool {
     }
 }
 
+/// A port that the kernel gives to nobody else, on which nobody listens yet: servers of the test
+/// may, one after the other. Otherwise a port that was free a moment ago may be another test's.
+pub struct ReservedPort {
+    pub addr: SocketAddr,
+    _socket: socket2::Socket,
+}
+
+impl ReservedPort {
+    pub fn new() -> ReservedPort {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+        let socket = socket.expect("a socket");
+        socket.set_reuse_address(true).expect("a TCP socket");
+        socket.set_reuse_port(true).expect("a TCP socket");
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        socket.bind(&any.into()).expect("a free port");
+        let addr = socket.local_addr().expect("bound").as_socket().expect("a TCP address");
+        ReservedPort { addr, _socket: socket }
+    }
+}
+
 /// A server on its own threads, stopped when dropped.
 pub struct TestServer {
     pub addr: SocketAddr,
