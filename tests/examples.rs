@@ -398,7 +398,7 @@ fn timeouts_are_those_of_the_command_line(driver: Driver) {
 
 #[test]
 fn wrong_arguments_are_named_and_end_with_status_2() {
-    let wrong: [(&[&str], &str); 19] = [
+    let wrong: [(&[&str], &str); 21] = [
         (&["--nonsense"], "--nonsense"),
         (&["-x"], "-x"),
         (&["9001"], "9001"),
@@ -416,6 +416,8 @@ fn wrong_arguments_are_named_and_end_with_status_2() {
         (&["--idle-timeout-ms", "2.5"], "--idle-timeout-ms"),
         (&["--ping-interval-ms"], "--ping-interval-ms"),
         (&["--deflate", "maybe"], "--deflate"),
+        (&["--deflate", "shared", "--deflate-level", "10"], "level"),
+        (&["--deflate-level", "most"], "--deflate-level"),
         (&["--tls-cert", "x"], "--tls-key"),
         (&["--tls-cert", "/nowhere", "--tls-key", "/nowhere"], "/nowhere"),
     ];

@@ -411,7 +411,12 @@ fn what_cannot_start_says_why() {
 
 #[test]
 fn wrong_arguments_show_the_usage() {
-    for line in ["compare --budget --full", "compare --window 1ms", "compare --starts 0"] {
+    for line in [
+        "compare --budget --full",
+        "compare --window 1ms",
+        "compare --starts 0",
+        "compare --deflate-level 10",
+    ] {
         assert!(failure(line, 2).contains("loadtest MODE --url URL"), "{line}");
     }
     // The usual ones may not be there.

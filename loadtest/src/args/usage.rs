@@ -62,6 +62,7 @@ compare
   --starts N           fresh starts of every server (default 3)
   --rounds N           windows of each server and cell after a start (default 8)
   --window TIME        length of a window (default 150ms; latency: five times that)
+  --deflate-level N    ours compress at this level, 1 to 9 (default: theirs, which is 1)
   --no-build           take the peers as they are, build none
   --peers DIR          where they are (default: target/peers)
   --examples DIR       where ours are (default: examples/ beside this program)

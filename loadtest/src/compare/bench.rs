@@ -22,7 +22,7 @@ use crate::target::{self, Speech, Target};
 pub(crate) const WARM_UP: Duration = Duration::from_millis(60);
 
 /// Windows of an open loop are longer: their tails need many messages.
-const LATENCY_FACTOR: u32 = 5;
+pub(crate) const LATENCY_FACTOR: u32 = 5;
 
 /// After this many times the rounds asked for, a cell has to live with disturbed ones.
 const MOST_ROUNDS: usize = 2;

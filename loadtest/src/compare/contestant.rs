@@ -6,13 +6,15 @@ use std::path::{Path, PathBuf};
 
 use crate::compare::cell::{Cell, Deflate, Need, PUBLISHERS, Service, TOPICS, Task};
 
-/// Where programs are.
+/// Where programs are, and what ours are told.
 #[derive(Debug)]
 pub(crate) struct Places {
     /// Our examples.
     pub(crate) examples: PathBuf,
     /// What the build script for peers made, with `cert.pem` and `key.pem`.
     pub(crate) peers: PathBuf,
+    /// At which level ours compress, if not at their default.
+    pub(crate) deflate_level: Option<u8>,
 }
 
 /// A server that somebody else wrote, in a small program of ours.
@@ -116,6 +118,9 @@ impl Contestant {
                     }
                 }
                 words.extend(["--driver".into(), (*driver).into()]);
+                if let (Shared | Dedicated, Some(level)) = (need.deflate, places.deflate_level) {
+                    words.extend(["--deflate-level".into(), level.to_string().into()]);
+                }
             }
             Self::Raw { driver } => {
                 let plain = Need { service: Echo, tls: false, deflate: Off };
@@ -206,7 +211,9 @@ mod tests {
             std::fs::write(directory.join(file), "").unwrap();
         }
         std::fs::write(directory.join("raw.failed"), "no compiler\n").unwrap();
-        let places = Places { examples: directory.join("examples"), peers: directory.clone() };
+        let examples = directory.join("examples");
+        std::fs::create_dir_all(&examples).unwrap();
+        let places = Places { examples, peers: directory.clone(), deflate_level: Some(6) };
         let relay = Cell { task: Task::Relay, ..PLAIN }.over_tls().deflated(Shared);
         let words = Contestant::Peer(0).command(&relay, &places).unwrap();
         let words: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
@@ -219,6 +226,10 @@ mod tests {
         assert!(raw.command(&relay, &places).unwrap_err().contains("no protocol"));
         let ours = Contestant::Wirelane { driver: "epoll" };
         assert!(ours.command(&PLAIN, &places).unwrap_err().contains("examples/echo is missing"));
+        std::fs::write(places.examples.join("relay"), "").unwrap();
+        let words = ours.command(&relay, &places).unwrap();
+        let words: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
+        assert_eq!(words[1..5], ["--driver", "epoll", "--deflate-level", "6"]);
         assert!(Contestant::Peer(1).command(&relay, &places).is_err());
         std::fs::remove_dir_all(&directory).unwrap();
     }

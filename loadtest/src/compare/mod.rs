@@ -41,6 +41,8 @@ pub(crate) struct Outcome {
     pub(crate) contestants: Vec<Contestant>,
     pub(crate) results: Vec<CellResult>,
     pub(crate) manner: Manner,
+    /// At which level ours compressed, if not at their default.
+    pub(crate) deflate_level: Option<u8>,
 }
 
 /// Runs the mode.
@@ -90,7 +92,7 @@ pub(crate) fn run(options: &args::Compare, progress: &mut Progress) -> Result<Ou
             .collect();
         return Err(Failure::new(format!("nobody could be measured; {}", reasons.join("; "))));
     }
-    Ok(Outcome { contestants, results, manner })
+    Ok(Outcome { contestants, results, manner, deflate_level: options.deflate_level })
 }
 
 /// About how long the windows of these options take, without the opening of connections.
@@ -157,6 +159,7 @@ fn places(options: &args::Compare) -> Result<Places, Failure> {
     Ok(Places {
         examples: options.examples.clone().unwrap_or_else(|| profile.join("examples")),
         peers: options.peers.clone().unwrap_or_else(|| target.join("peers")),
+        deflate_level: options.deflate_level,
     })
 }
 

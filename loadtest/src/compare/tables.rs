@@ -114,6 +114,9 @@ pub(crate) fn markdown(outcome: &Outcome) -> String {
         manner.rounds,
         manner.window.as_millis(),
     );
+    if let Some(level) = outcome.deflate_level {
+        text.push_str(&format!("Wirelane compresses at level {level}.\n\n"));
+    }
     if let Some(table) = budget::table(outcome) {
         text.push_str("## Budget\n\n");
         text.push_str(
@@ -264,6 +267,7 @@ pub(crate) fn json(outcome: &Outcome) -> Value {
         "window_seconds": manner.window.as_secs_f64(),
         "windows_seconds": estimate(&cells, outcome.contestants.len(), manner).as_secs_f64(),
         "server_cpu": manner.server_cpu,
+        "deflate_level": outcome.deflate_level,
         "cells": outcome.results.iter().map(|it| cell_json(outcome, it)).collect::<Vec<_>>(),
     })
 }
