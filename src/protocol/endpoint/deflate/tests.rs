@@ -198,7 +198,7 @@ fn the_rule_that_is_broken_first_counts() {
         assert_eq!(status.expect("compresses"), Status::StreamEnd);
         out
     };
-    let corrupt = [&Other::new().deflate(b"\xff")[..], &TAIL[..], &[0x07]].concat();
+    let corrupt = [&Other::new().deflate(b"\xff")[..], TAIL, &[0x07]].concat();
     let block_after_last = [last(b"\xff"), last(b"x")].concat();
     for payload in [corrupt, block_after_last] {
         let text = frame(TEXT_DEFLATED, &payload);
