@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use common::{Echo, PATIENCE, Peer, TestServer, frame, request};
 use wirelane::{
     Close, CloseCause, CloseCode, ConnectionId, Driver, Handle, Handler, Message, Response,
-    SendError, SendStatus, Server, WebSocket,
+    SendError, SendStatus, WebSocket,
 };
 
 on_every_driver!(
