@@ -1,8 +1,9 @@
 //! Client of the Autobahn test suite's fuzzing server, on the event loop of a worker: returns what
 //! arrives.
 //!
-//! `autobahn_worker_client --url ws://HOST:PORT --agent NAME` does what `autobahn_client` does with
-//! the blocking client. Status 0 when all cases ran, 2 for wrong arguments, otherwise 1.
+//! `autobahn_worker_client --url ws://HOST:PORT --agent NAME` (and `--deflate MODE`, `--driver NAME`)
+//! does what `autobahn_client` does with the blocking client. Status 0 when all cases ran, 2 for
+//! wrong arguments, otherwise 1.
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -11,7 +12,7 @@ use std::time::Duration;
 
 use lexopt::{Arg, ValueExt};
 use wirelane::client::{Client, Dial, DialEvent};
-use wirelane::{Driver, Handler, Limits, Message, WebSocket, WorkerContext};
+use wirelane::{Deflate, Driver, Handler, Limits, Message, WebSocket, WorkerContext};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -20,6 +21,7 @@ options:
   --url ws://HOST:PORT        the fuzzing server, needed
   --agent NAME                name in its report             [wirelane]
   --driver auto|epoll|io_uring                               [auto]
+  --deflate off|shared|dedicated                             [off]
 ";
 
 /// One connection: what came last, for whoever waits for its end.
@@ -51,14 +53,18 @@ impl Handler for Case {
 }
 
 fn main() -> ExitCode {
-    let (url, agent, driver) = match parse(lexopt::Parser::from_env()) {
-        Ok(arguments) => arguments,
+    let arguments = match parse(lexopt::Parser::from_env()) {
+        Ok(Some(arguments)) => arguments,
+        Ok(None) => {
+            print!("{USAGE}");
+            return ExitCode::SUCCESS;
+        }
         Err(error) => {
             eprintln!("{error}\n\n{USAGE}");
             return ExitCode::from(2);
         }
     };
-    match run_cases(&url, &agent, driver) {
+    match run_cases(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error}");
@@ -67,32 +73,48 @@ fn main() -> ExitCode {
     }
 }
 
-fn parse(
-    mut parser: lexopt::Parser,
-) -> std::result::Result<(String, String, Driver), lexopt::Error> {
-    let (mut url, mut agent, mut driver) = (None, "wirelane".to_owned(), Driver::Auto);
+struct Arguments {
+    url: String,
+    agent: String,
+    driver: Driver,
+    deflate: Deflate,
+}
+
+/// `None` if only help was asked for.
+fn parse(mut parser: lexopt::Parser) -> std::result::Result<Option<Arguments>, lexopt::Error> {
+    let (mut url, mut agent) = (None, "wirelane".to_owned());
+    let (mut driver, mut deflate) = (Driver::Auto, Deflate::off());
     while let Some(argument) = parser.next()? {
         match argument {
+            Arg::Long("help") | Arg::Short('h') => return Ok(None),
             Arg::Long("url") => url = Some(parser.value()?.string()?),
             Arg::Long("agent") => agent = parser.value()?.string()?,
             Arg::Long("driver") => driver = parser.value()?.parse()?,
+            Arg::Long("deflate") => {
+                deflate = match parser.value()?.string()?.as_str() {
+                    "off" => Deflate::off(),
+                    "shared" => Deflate::shared(),
+                    "dedicated" => Deflate::dedicated(15),
+                    _ => return Err("--deflate: write off, shared or dedicated".into()),
+                };
+            }
             _ => return Err(argument.unexpected()),
         }
     }
     let url = url.ok_or("needs --url ws://HOST:PORT")?;
-    Ok((url.trim_end_matches('/').to_owned(), agent, driver))
+    Ok(Some(Arguments { url: url.trim_end_matches('/').to_owned(), agent, driver, deflate }))
 }
 
-fn run_cases(url: &str, agent: &str, driver: Driver) -> Result<()> {
+fn run_cases(Arguments { url, agent, driver, deflate }: &Arguments) -> Result<()> {
     // The suite's largest messages; 9.3.1 is 4 MiB in 65,536 fragments and an empty last one.
     let limits = Limits::new().max_message(16 * 1024 * 1024).max_fragments(128 * 1024);
-    let client = Client::builder().driver(driver).limits(limits).max_backpressure(64 << 20);
+    let client = Client::builder().driver(*driver).limits(limits).max_backpressure(64 << 20);
     let client = client.ping_interval(Duration::ZERO).idle_timeout(Duration::from_secs(30));
     let client = client.start()?;
     let connect = |target: &str, echoes| -> Result<String> {
         let (over, result) = mpsc::channel();
         let case = Case { last: String::new(), echoes, over };
-        client.connect(&Dial::to(format!("{url}{target}")), case)?;
+        client.connect(&Dial::to(format!("{url}{target}")).deflate(*deflate), case)?;
         Ok(result.recv_timeout(Duration::from_secs(120))??)
     };
     let count: u32 = connect("/getCaseCount", false)?.parse()?;

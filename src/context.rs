@@ -218,14 +218,15 @@ impl<'a> WorkerContext<'a> {
     ///
     /// # Errors
     ///
-    /// [`ConnectError::Invalid`] names the setting that is impossible.
+    /// [`ConnectError::Invalid`] names the setting that is impossible;
+    /// [`ConnectError::TooManyHandlers`].
     pub fn connect_with<H: Handler>(
         &mut self,
         dial: &Dial,
         handler: H,
     ) -> Result<DialId, ConnectError> {
         let plan = self.plan_here(dial)?;
-        Ok(self.core.connect_with(Box::new(RouteOf::with_capacity(handler, 1)), plan))
+        self.core.connect_with(Box::new(RouteOf::with_capacity(handler, 1)), plan)
     }
 
     fn plan_here(&self, dial: &Dial) -> Result<Arc<Plan>, ConnectError> {

@@ -240,7 +240,8 @@ impl Handle {
     /// # Errors
     ///
     /// [`ConnectError::Invalid`] names the setting that is impossible;
-    /// [`ConnectError::NoSuchWorker`], [`ConnectError::MailboxFull`], [`ConnectError::Stopped`].
+    /// [`ConnectError::NoSuchWorker`], [`ConnectError::TooManyHandlers`],
+    /// [`ConnectError::MailboxFull`], [`ConnectError::Stopped`].
     pub fn connect<H: Handler + Send>(
         &self,
         dial: &Dial,
@@ -251,9 +252,10 @@ impl Handle {
         let worker = dial.worker().unwrap_or_else(|| self.shared.places.fewest());
         let mailbox = self.shared.mailboxes.get(usize::from(worker));
         let mailbox = mailbox.ok_or(ConnectError::NoSuchWorker)?;
+        let seat = self.shared.handler_seats[usize::from(worker)].take()?;
         let make =
             Box::new(move || -> Box<dyn Route> { Box::new(RouteOf::with_capacity(handler, 1)) });
-        match mailbox.post(Command::Connect(Box::new(NewDial { serial, plan, make }))) {
+        match mailbox.post(Command::Connect(Box::new(NewDial { serial, plan, make, seat }))) {
             Ok(()) => Ok(DialId { serial, worker }),
             Err(SendError::MailboxFull) => Err(ConnectError::MailboxFull),
             Err(_) => Err(ConnectError::Stopped),

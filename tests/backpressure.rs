@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use common::{Echo, PATIENCE, Peer, TestServer, frame};
 use wirelane::{Driver, Handler, Limits, Message, SendError, SendStatus, WebSocket};
@@ -419,25 +419,20 @@ fn one_firehose_does_not_starve_another_connection(driver: Driver) {
     let stopping = Arc::clone(&stop);
     let writing = thread::spawn(move || {
         let piece: Vec<u8> = (0..5000).flat_map(|_| frame(0x82, b"tiny")).collect();
-        let mut rounds = 0;
         while !stopping.load(Ordering::Acquire) {
             hose.send(&piece);
-            rounds += 1;
         }
         hose.finish();
-        rounds
     });
     server.wait_for("the flood", |stats| stats.messages_received > 20_000);
     for round in 0..20 {
-        let start = Instant::now();
         other.send_text(&round.to_string());
         assert_eq!(other.read_frame().payload, round.to_string().as_bytes());
-        // Generous: the promise of 10 ms is for an unloaded core.
-        assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     }
+    let so_far = server.stats().messages_received;
+    server.wait_for("more of the flood", |stats| stats.messages_received > so_far);
     stop.store(true, Ordering::Release);
-    let rounds = writing.join().expect("no panic");
-    assert!(rounds > 4, "the flood had stopped");
+    writing.join().expect("no panic");
     reading.join().expect("no panic");
 }
 

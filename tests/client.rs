@@ -299,7 +299,7 @@ fn a_long_response_head_ends_at_the_limit() {
 fn a_silent_server_is_given_up() {
     let (url, server) = serve_raw(|mut stream, _| {
         // One byte at a time does not move the deadline.
-        for byte in b"HTTP/1.1 101 Switching Protocols".iter().cycle().take(100) {
+        for byte in b"HTTP/1.1 101 Switching Protocols".iter().cycle().take(1000) {
             thread::sleep(Duration::from_millis(20));
             if stream.write_all(&[*byte]).is_err() {
                 return;
@@ -351,6 +351,44 @@ fn pings_are_answered_by_the_way() {
     // The answers leave no later than with the next call that waits.
     client.set_read_timeout(Duration::from_millis(20));
     assert!(matches!(client.receive(), Err(ClientError::TimedOut)));
+    drop(client);
+    server.join().expect("the script holds");
+}
+
+#[test]
+fn pings_of_a_server_that_does_not_read_cost_nothing() {
+    // Much more than the kernel keeps for a socket that nobody reads.
+    const PINGS: u32 = 160_000;
+    let ping = |number: u32| {
+        let mut frame = vec![0x89, 125];
+        frame.extend_from_slice(&number.to_be_bytes());
+        frame.resize(127, 7);
+        frame
+    };
+    let (url, server) = serve(move |mut stream| {
+        socket2::SockRef::from(&stream).set_recv_buffer_size(256 * 1024).expect("a socket");
+        for first in (0..PINGS).step_by(1000) {
+            let pings: Vec<u8> = (first..first + 1000).flat_map(ping).collect();
+            stream.write_all(&pings).expect("the client reads");
+        }
+        stream.write_all(b"\x81\x04last").expect("the client reads");
+        let mut answers = 0;
+        loop {
+            let (first, payload) = read_frame(&mut stream);
+            assert_eq!((first, payload.len()), (0x8a, 125));
+            answers += 1;
+            if payload[..4] == (PINGS - 1).to_be_bytes() {
+                break;
+            }
+        }
+        // Those that were under way when the buffers were full, and one for all later ones.
+        assert!(answers < PINGS / 2, "{answers} answers to {PINGS} pings were kept");
+        stream.write_all(b"\x81\x04done").expect("the client reads");
+        expect_end(&mut stream);
+    });
+    let mut client = patient().connect(&url).expect("connected");
+    assert_eq!(client.receive().expect("a message"), Received::Text("last".to_owned()));
+    assert_eq!(client.receive().expect("a message"), Received::Text("done".to_owned()));
     drop(client);
     server.join().expect("the script holds");
 }

@@ -12,7 +12,7 @@ use common::dialling::wait_for;
 use common::dialling::{
     Probe, Seen, client, failure, next, open, read_head, scripted, upgraded, url,
 };
-use common::{Echo, PATIENCE, TestServer};
+use common::{Echo, PATIENCE, ReservedPort, TestServer};
 use wirelane::client::{Client, Dial, DialError, DialEvent, Reconnect};
 use wirelane::{CloseCause, Driver, Handler, Message, WebSocket, WorkerContext};
 
@@ -36,7 +36,8 @@ fn a_connection_comes_back_after_its_server(driver: Driver) {
         TestServer::start(driver, move |builder| builder.listen(addr).websocket("/", |_| Echo))
     };
     // A port of its own, which the server's successor takes over.
-    let port = TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("bound");
+    let reserved = ReservedPort::new();
+    let port = reserved.addr;
     let server = serve(port);
     let client = client(driver);
     let (probe, seen) = Probe::doing(|ws| {
@@ -269,7 +270,7 @@ fn a_proxy_that_says_no_is_reported(driver: Driver) {
     let error = failure(driver, &dial().proxy(format!("http://{nonsense}")));
     assert_eq!(error, "the proxy failed: the response is not an HTTP/1 response");
     let silent = scripted(|_| Vec::new());
-    let dial = dial().proxy(format!("http://{silent}")).connect_timeout(Duration::from_millis(50));
+    let dial = dial().proxy(format!("http://{silent}")).connect_timeout(Duration::from_millis(500));
     assert_eq!(failure(driver, &dial), "timed out while waiting for the proxy");
 }
 

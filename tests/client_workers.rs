@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use common::dialling::{
     Probe, Seen, client, failure, next, open, read_head, scripted, upgraded, url, wait_for,
 };
-use common::{Echo, PATIENCE, TestServer};
+use common::{Echo, PATIENCE, ReservedPort, TestServer};
 use wirelane::client::{Client, ConnectError, Dial, DialError, DialEvent, DialResponse};
 use wirelane::{
     CloseCause, CloseCode, Driver, Handler, Message, RouteOptions, SendError, WebSocket,
@@ -140,19 +140,19 @@ fn either_side_may_close(driver: Driver) {
 }
 
 fn a_refused_connection_is_reported(driver: Driver) {
-    let nobody = TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr();
-    let dial = Dial::to(format!("ws://{}/", nobody.expect("bound")));
+    let nobody = ReservedPort::new();
+    let dial = Dial::to(format!("ws://{}/", nobody.addr));
     let error = failure(driver, &dial);
     assert!(error.starts_with("cannot connect: ") && error.contains("refused"), "{error}");
 }
 
 fn the_next_address_is_tried(driver: Driver) {
     let server = TestServer::start(driver, |builder| builder.websocket("/", |_| Echo));
-    let nobody = TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr();
+    let nobody = ReservedPort::new();
     let silent = Crowded::new();
     let client = client(driver);
     // One that refuses, one that never answers, one that does.
-    let addresses = [nobody.expect("bound"), silent.addr, server.addr];
+    let addresses = [nobody.addr, silent.addr, server.addr];
     let (probe, seen) = Probe::new();
     let dial = Dial::to("ws://does.not.matter/").addresses(addresses);
     client.connect(&dial, probe).expect("a good dial");
@@ -186,7 +186,7 @@ impl Crowded {
 }
 
 fn a_server_that_never_answers_times_out(driver: Driver) {
-    let timeout = Duration::from_millis(100);
+    let timeout = Duration::from_millis(500);
     let crowded = Crowded::new();
     let dial = Dial::to(format!("ws://{}/", crowded.addr)).connect_timeout(timeout);
     let start = Instant::now();

@@ -2,13 +2,16 @@
 //! directions, and what bad input gets, on both drivers.
 #![cfg(feature = "deflate")]
 
+#[path = "common/codec.rs"]
+mod codec;
 mod common;
 
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
+use codec::{deflate, deflated, inflate, inflated, json};
 use common::{Echo, PATIENCE, Peer, TestServer, frame};
-use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
+use flate2::{Compress, Compression, Decompress};
 use wirelane::client::{Client, Dial, DialId, DialResponse};
 use wirelane::{
     Deflate, Driver, Fragment, Handler, Limits, Message, RouteOptions, SendOptions, WebSocket,
@@ -28,31 +31,6 @@ on_every_driver!(
     many_bombs_below_the_limit_all_count,
 );
 
-const TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
-
-fn deflate(compress: &mut Compress, payload: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(2 * payload.len() + 100);
-    compress.compress_vec(payload, &mut out, FlushCompress::Sync).expect("compresses");
-    assert!(out.ends_with(&TAIL));
-    out.truncate(out.len() - 4);
-    out
-}
-
-fn deflated(payload: &[u8]) -> Vec<u8> {
-    deflate(&mut Compress::new(Compression::new(6), false), payload)
-}
-
-fn inflate(decompress: &mut Decompress, payload: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(2_000_000);
-    let input = [payload, &TAIL].concat();
-    decompress.decompress_vec(&input, &mut out, FlushDecompress::Sync).expect("inflates");
-    out
-}
-
-fn inflated(payload: &[u8]) -> Vec<u8> {
-    inflate(&mut Decompress::new(false), payload)
-}
-
 /// Opens a connection with this offer and gives what the server answered to it.
 fn open(server: &TestServer, path: &str, offer: &str) -> (Peer, Option<String>) {
     let mut peer = server.connect();
@@ -63,19 +41,6 @@ fn open(server: &TestServer, path: &str, offer: &str) -> (Peer, Option<String>) 
     assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
     let answer = head.lines().find_map(|line| line.strip_prefix("Sec-WebSocket-Extensions: "));
     (peer, answer.map(str::to_owned))
-}
-
-fn json(len: usize) -> Vec<u8> {
-    let mut text = String::new();
-    for number in 0_u64.. {
-        if text.len() >= len {
-            break;
-        }
-        text +=
-            &format!("{{\"id\":{},\"symbol\":\"EURUSD\"}},", number.wrapping_mul(7919) % 10_007);
-    }
-    text.truncate(len);
-    text.into_bytes()
 }
 
 fn a_compressed_echo_shrinks(driver: Driver) {

@@ -130,13 +130,18 @@ fn late_answers_are_waited_for_by_every_worker(driver: Driver) {
 }
 
 fn whoever_asks_twice_does_not_wait(driver: Driver) {
-    let program = Program::start("echo", driver, &[]);
-    let mut peer = program.open();
-    program.signal(libc::SIGTERM);
-    assert_eq!(peer.read_frame().close_code(), 1001);
-    let signalled = program.signal(libc::SIGTERM);
-    // The first signal alone would wait 3 s for the peer's answer.
-    program.expect_end(signalled, Duration::from_millis(2500));
+    let in_time = || {
+        let program = Program::start("echo", driver, &[]);
+        let mut peer = program.open();
+        program.signal(libc::SIGTERM);
+        assert_eq!(peer.read_frame().close_code(), 1001);
+        let signalled = program.signal(libc::SIGTERM);
+        program.expect_end(signalled, END);
+        // The first signal alone would wait 3 s for the peer's answer.
+        signalled.elapsed() < Duration::from_millis(2500)
+    };
+    // A machine that is busy elsewhere may be late once, but not always.
+    assert!((0..5).any(|_| in_time()), "the second signal changes nothing");
 }
 
 fn a_unix_socket_is_served_and_removed(driver: Driver) {
@@ -393,7 +398,7 @@ fn timeouts_are_those_of_the_command_line(driver: Driver) {
 
 #[test]
 fn wrong_arguments_are_named_and_end_with_status_2() {
-    let wrong: [(&[&str], &str); 19] = [
+    let wrong: [(&[&str], &str); 21] = [
         (&["--nonsense"], "--nonsense"),
         (&["-x"], "-x"),
         (&["9001"], "9001"),
@@ -411,6 +416,8 @@ fn wrong_arguments_are_named_and_end_with_status_2() {
         (&["--idle-timeout-ms", "2.5"], "--idle-timeout-ms"),
         (&["--ping-interval-ms"], "--ping-interval-ms"),
         (&["--deflate", "maybe"], "--deflate"),
+        (&["--deflate", "shared", "--deflate-level", "10"], "level"),
+        (&["--deflate-level", "most"], "--deflate-level"),
         (&["--tls-cert", "x"], "--tls-key"),
         (&["--tls-cert", "/nowhere", "--tls-key", "/nowhere"], "/nowhere"),
     ];

@@ -3,11 +3,10 @@
 
 mod common;
 
-use std::net::TcpListener;
 use std::time::Duration;
 
 use common::child::{END, Program};
-use common::{Echo, Peer, TestServer};
+use common::{Echo, Peer, ReservedPort, TestServer};
 use wirelane::{Driver, Handler, Message, WebSocket};
 
 on_every_driver! { a_feed_comes_back_after_its_server_was_away }
@@ -34,7 +33,8 @@ fn text(peer: &mut Peer) -> String {
 }
 
 fn a_feed_comes_back_after_its_server_was_away(driver: Driver) {
-    let addr = TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("bound");
+    let port = ReservedPort::new();
+    let addr = port.addr;
     let serve = || {
         TestServer::start(driver, move |builder| {
             builder.listen(addr).websocket("/", |_| Source).websocket("/echo", |_| Echo)

@@ -475,30 +475,35 @@ impl Drop for Bitter {
 }
 
 fn an_upload_that_panics_at_its_end_costs_one_connection(driver: Driver) {
-    let server = TestServer::start(driver, |server| {
-        server
-            .body_timeout(Duration::from_millis(200))
-            .upload("POST", "/bitter", |_| Intake::accept(Bitter))
-            .get("/", |_| Response::text("still there"))
-    });
+    let start = |body_timeout| {
+        TestServer::start(driver, |server| {
+            server
+                .body_timeout(body_timeout)
+                .upload("POST", "/bitter", |_| Intake::accept(Bitter))
+                .get("/", |_| Response::text("still there"))
+        })
+    };
+    let (server, hasty) = (start(PATIENCE), start(Duration::from_millis(200)));
     let chunked = head("POST", "/bitter", "Transfer-Encoding: chunked\r\n");
     // Whole, malformed, too slow; and two who leave.
     let mut peer = server.connect();
     assert_eq!(ask(&mut peer, &[&chunked[..], b"1\r\nx\r\n0\r\n\r\n"].concat()).status, 204);
     let mut peer = server.connect();
     assert_eq!(ask(&mut peer, &[&chunked[..], b"1\r\nx\r\n?"].concat()).status, 400);
-    let mut peer = server.connect();
+    let mut peer = hasty.connect();
     assert_eq!(ask(&mut peer, &[&chunked[..], b"1\r\nx\r\n"].concat()).status, 408);
+    hasty.wait_for("its panic", |stats| stats.handler_panics == 1);
+    assert_eq!(text(&get(&mut hasty.connect(), "/")), (200, "still there"));
     let mut peer = server.connect();
     peer.send(&[&chunked[..], b"1\r\nx\r\n"].concat());
-    server.wait_for("the fourth", |stats| stats.requests == 4);
+    server.wait_for("the third", |stats| stats.requests == 3);
     peer.finish();
     peer.expect_end();
     let mut peer = server.connect();
     peer.send(&[&chunked[..], b"1\r\nx\r\n"].concat());
-    server.wait_for("the fifth", |stats| stats.requests == 5);
+    server.wait_for("the fourth", |stats| stats.requests == 4);
     peer.reset();
-    server.wait_for("five panics", |stats| stats.handler_panics == 5);
+    server.wait_for("four panics", |stats| stats.handler_panics == 4);
     assert_eq!(text(&get(&mut server.connect(), "/")), (200, "still there"));
 }
 

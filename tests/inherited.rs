@@ -88,7 +88,7 @@ fn a_successor_takes_over_without_a_closed_door(driver: Driver) {
                         let mut peer = Peer::connect(addr);
                         peer.stream.write_all(&request("/")).expect("the connection is there");
                         visits += 1;
-                        if visits % 8 == 0 {
+                        if visits.is_multiple_of(8) {
                             thread::sleep(Duration::from_millis(1));
                         }
                     }

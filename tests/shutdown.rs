@@ -28,6 +28,7 @@ on_every_driver!(
     closes_can_be_spread,
     asking_again_ends_the_spreading,
     readiness_is_announced,
+    an_announcement_has_its_time,
     a_handler_may_ask_for_the_end,
     it_works_while_handlers_run,
     every_worker_reports,
@@ -121,7 +122,7 @@ fn everybody_who_answers_is_closed_cleanly(driver: Driver) {
 fn whoever_does_not_answer_is_cut_at_the_deadline(driver: Driver) {
     let server = echo(driver);
     let (mut polite, mut ignorant) = (server.open(), server.open());
-    let grace = Duration::from_millis(300);
+    let grace = Duration::from_secs(2);
     let start = Instant::now();
     server.handle.shutdown(grace);
     part(&mut polite);
@@ -214,8 +215,11 @@ fn requests_that_still_arrive_are_refused(driver: Driver) {
     let mut torn = server.connect();
     torn.send(b"GET / HT");
     let (mut upgrade, mut page, mut head) = (server.connect(), server.connect(), server.connect());
-    server.wait_for("all to be there", |stats| stats.connections == 5);
-    thread::sleep(Duration::from_millis(50));
+    // What has arrived is half a head beside the request of the witness.
+    let received = common::request("/").len() as u64 + 8;
+    server.wait_for("all to be there", |stats| {
+        stats.connections == 5 && stats.bytes_received == received
+    });
     server.handle.shutdown(LONG);
     assert_eq!(witness.read_frame().close_code(), 1001);
     upgrade.send(&common::request("/"));
@@ -250,7 +254,7 @@ fn a_silent_connection_does_not_delay_the_end(driver: Driver) {
 fn closes_can_be_spread(driver: Driver) {
     let server = echo(driver);
     let mut peers: Vec<_> = (0..20).map(|_| server.open()).collect();
-    let window = Duration::from_millis(900);
+    let window = Duration::from_secs(2);
     let start = Instant::now();
     server.handle.shutdown(ShutdownOptions::new(LONG).spread(window));
     // Until its Close comes, everybody is served.
@@ -273,7 +277,7 @@ fn closes_can_be_spread(driver: Driver) {
         });
         thread::sleep(Duration::from_millis(5));
     }
-    assert!(ends[19] - ends[0] > window / 3, "from {:?} to {:?}", ends[0], ends[19]);
+    assert!(ends[19] - ends[0] > window / 4, "from {:?} to {:?}", ends[0], ends[19]);
     assert_eq!(sums(&server.end()), [20, 0, 0, 0]);
 }
 
@@ -309,9 +313,9 @@ fn readiness_is_announced(driver: Driver) {
     });
     assert_eq!(status(&server, "/ready"), 200);
     let mut peer = server.open();
-    let announce = Duration::from_millis(600);
-    let start = Instant::now();
-    server.handle.shutdown(ShutdownOptions::new(LONG).announce(announce));
+    // Longer than the test, so that it ends when it is told to.
+    let hour = Duration::from_secs(3600);
+    server.handle.shutdown(ShutdownOptions::new(hour).announce(hour));
     assert_eq!(status(&server, "/ready"), 503);
     assert_eq!(status(&server, "/healthz"), 200);
     let mut newcomer = server.open();
@@ -319,11 +323,21 @@ fn readiness_is_announced(driver: Driver) {
         peer.send_text("served");
         assert_eq!(peer.read_frame().payload, b"served");
     }
-    assert!(start.elapsed() < announce, "this machine is too slow for the test");
+    server.handle.shutdown(LONG);
     part(&mut peer);
-    assert!(start.elapsed() + Duration::from_millis(20) >= announce);
     part(&mut newcomer);
     assert_eq!(sums(&server.end()), [2, 0, 0, 0]);
+}
+
+fn an_announcement_has_its_time(driver: Driver) {
+    let server = echo(driver);
+    let mut peer = server.open();
+    let announce = Duration::from_millis(300);
+    let start = Instant::now();
+    server.handle.shutdown(ShutdownOptions::new(LONG).announce(announce));
+    part(&mut peer);
+    assert!(start.elapsed() + Duration::from_millis(20) >= announce);
+    assert_eq!(sums(&server.end()), [1, 0, 0, 0]);
 }
 
 /// Stops the server when it is told to.

@@ -6,7 +6,7 @@ use std::sync::mpsc::{self, Sender};
 use std::thread;
 use std::time::Duration;
 
-use common::{PATIENCE, Peer, TestServer};
+use common::{PATIENCE, Peer, TestServer, request};
 use wirelane::{Close, CloseCause, CloseCode, Driver, Handler, Message, WebSocket};
 
 on_every_driver!(who_has_spoken_during_a_stall_is_not_idle, who_has_closed_in_a_stall_is_answered);
@@ -15,7 +15,7 @@ on_every_driver!(who_has_spoken_during_a_stall_is_not_idle, who_has_closed_in_a_
 const PEERS: usize = 300;
 
 /// Much longer than the stall before it counts as one, and than every timeout here.
-const STALL: Duration = Duration::from_millis(1500);
+const STALL: Duration = Duration::from_secs(3);
 
 /// Stops the whole worker at the word, and tells how connections end.
 struct Sleepy(Sender<CloseCause>);
@@ -43,7 +43,7 @@ impl Handler for Sleepy {
 fn stall(server: &TestServer, peers: &mut [Peer], speak: impl Fn(&mut Peer)) -> Peer {
     let mut lullaby = server.open();
     lullaby.send_text("sleep");
-    thread::sleep(STALL / 3);
+    thread::sleep(STALL / 6);
     peers.iter_mut().for_each(speak);
     lullaby
 }
@@ -54,7 +54,12 @@ fn who_has_spoken_during_a_stall_is_not_idle(driver: Driver) {
         let (ends, _) = mpsc::channel();
         server.websocket("/", move |_| Sleepy(ends.clone()))
     });
-    let mut peers: Vec<Peer> = (0..PEERS).map(|_| server.open()).collect();
+    // All at once: each has to speak again before it is idle.
+    let mut peers: Vec<Peer> = (0..PEERS).map(|_| server.connect()).collect();
+    peers.iter_mut().for_each(|peer| peer.send(&request("/")));
+    for peer in &mut peers {
+        assert!(peer.read_head().starts_with("HTTP/1.1 101 "));
+    }
     let _lullaby = stall(&server, &mut peers, |peer| peer.send_text("still here"));
     for peer in &mut peers {
         // A ping may come first, from before the stall.

@@ -37,7 +37,7 @@ const SHORT: Duration = Duration::from_millis(60);
 /// The clocks of the test and of the server's turn may differ by as much.
 const EARLY: Duration = Duration::from_millis(50);
 
-/// Reports `on_close`; pauses on demand.
+/// Echoes, and reports `on_close`.
 struct Reporter {
     closes: Sender<(u16, CloseCause)>,
 }
@@ -46,20 +46,7 @@ impl Handler for Reporter {
     type Session = ();
 
     fn on_message(&mut self, ws: &mut WebSocket<'_, ()>, message: Message<'_>) {
-        match message {
-            Message::Text("pause") => ws.pause_reading(),
-            Message::Text("pause for 400 ms") => {
-                ws.pause_reading();
-                ws.set_timer(Duration::from_millis(400), 0).expect("room");
-            }
-            other => {
-                ws.send(other);
-            }
-        }
-    }
-
-    fn on_timer(&mut self, ws: &mut WebSocket<'_, ()>, _key: u64) {
-        ws.resume_reading();
+        ws.send(message);
     }
 
     fn on_close(&mut self, _ws: &mut WebSocket<'_, ()>, close: Close<'_>) {
@@ -91,13 +78,13 @@ fn a_peer_that_does_not_answer_a_ping_is_cut(driver: Driver) {
 }
 
 fn a_peer_that_answers_its_pings_stays(driver: Driver) {
-    let timeout = Duration::from_millis(500);
+    let timeout = Duration::from_millis(1500);
     let (server, told) = start(driver, |server| {
         server.ping_interval(Duration::from_millis(40)).pong_timeout(timeout)
     });
     let mut peer = server.open();
     let start = Instant::now();
-    while start.elapsed() < timeout * 3 / 2 {
+    while start.elapsed() < timeout * 5 / 4 {
         let ping = peer.read_frame();
         assert_eq!(ping.first, 0x89);
         peer.send_frame(0x8a, &ping.payload);
@@ -106,7 +93,7 @@ fn a_peer_that_answers_its_pings_stays(driver: Driver) {
 }
 
 fn any_byte_is_as_good_as_a_pong(driver: Driver) {
-    let timeout = Duration::from_millis(400);
+    let timeout = Duration::from_millis(1500);
     let (server, told) = start(driver, |server| {
         server.ping_interval(Duration::from_millis(100)).pong_timeout(timeout)
     });
@@ -114,35 +101,57 @@ fn any_byte_is_as_good_as_a_pong(driver: Driver) {
     // One message that takes longer than the timeout, byte by byte.
     for byte in common::frame(0x81, &[b'a'; 40]) {
         peer.send(&[byte]);
-        thread::sleep(Duration::from_millis(15));
+        thread::sleep(timeout / 30);
     }
     while peer.read_frame().first != 0x81 {}
     assert!(told.try_recv().is_err());
 }
 
+/// Pauses for a second at the first word; reports when it reads on, and `on_close`.
+struct Pauser(Sender<Option<CloseCause>>);
+
+impl Handler for Pauser {
+    type Session = ();
+
+    fn on_message(&mut self, ws: &mut WebSocket<'_, ()>, _message: Message<'_>) {
+        ws.pause_reading();
+        ws.set_timer(Duration::from_secs(1), 0).expect("room");
+    }
+
+    fn on_timer(&mut self, ws: &mut WebSocket<'_, ()>, _key: u64) {
+        let _ = self.0.send(None);
+        ws.resume_reading();
+    }
+
+    fn on_close(&mut self, _ws: &mut WebSocket<'_, ()>, close: Close<'_>) {
+        let _ = self.0.send(Some(close.cause));
+    }
+}
+
 fn a_pong_timeout_does_not_count_while_reading_is_paused(driver: Driver) {
-    let (server, told) = start(driver, |server| {
+    let (sender, told) = channel();
+    let server = TestServer::start(driver, |server| {
         server
             .ping_interval(Duration::from_millis(30))
             .pong_timeout(Duration::from_millis(200))
-            .idle_timeout(Duration::from_millis(300))
+            .idle_timeout(Duration::from_millis(900))
+            .websocket("/", move |_| Pauser(sender.clone()))
     });
-    let mut peer = server.open();
-    peer.send_text("pause for 400 ms");
-    thread::sleep(Duration::from_millis(350));
-    assert!(told.try_recv().is_err(), "it could not show that it is alive");
+    let mut peer = server.connect();
+    peer.send(&[common::request("/"), common::frame(0x81, b"pause")].concat());
+    assert_eq!(told.recv_timeout(PATIENCE), Ok(None), "it could not show that it is alive");
     // Reading goes on, and so does the time.
-    assert_eq!(told.recv_timeout(PATIENCE).expect("on_close").1, CloseCause::PongTimeout);
+    assert_eq!(told.recv_timeout(PATIENCE), Ok(Some(CloseCause::PongTimeout)));
 }
 
 fn pings_of_many_connections_are_spread(driver: Driver) {
-    let interval = Duration::from_millis(1200);
+    let interval = Duration::from_millis(2400);
     let server =
         TestServer::start(driver, |server| server.ping_interval(interval).websocket("/", |_| Echo));
     let mut peers: Vec<_> = (0..40).map(|_| server.connect()).collect();
     // All requests arrive in about the same turn.
-    peers.iter_mut().for_each(|peer| peer.send(&common::request("/")));
     let opened = Instant::now();
+    peers.iter_mut().for_each(|peer| peer.send(&common::request("/")));
     peers.iter_mut().for_each(|peer| assert!(peer.read_head().starts_with("HTTP/1.1 101 ")));
     let mut pinged = Vec::new();
     let mut waiting: Vec<_> = peers.iter_mut().collect();
@@ -159,7 +168,7 @@ fn pings_of_many_connections_are_spread(driver: Driver) {
     }
     let (first, last) = (pinged[0], pinged[39]);
     assert!(first + EARLY >= interval * 3 / 4, "the first after {first:?}");
-    // A quarter of the interval is 300 ms; 40 moments in it cover most of it.
+    // A quarter of the interval is 600 ms; 40 moments in it cover most of it.
     assert!(last - first > Duration::from_millis(150), "from {first:?} to {last:?}");
 }
 
@@ -168,11 +177,14 @@ fn a_long_life_ends_with_1001(driver: Driver) {
     let (server, told) = start(driver, |server| server.max_lifetime(lifetime));
     let start = Instant::now();
     let mut peer = server.open();
-    while start.elapsed() < lifetime / 2 {
+    let close = loop {
         peer.send_text("busy");
-        assert_eq!(peer.read_frame().payload, b"busy");
-    }
-    assert_eq!(peer.read_frame().close_code(), 1001);
+        let frame = peer.read_frame();
+        if frame.payload != b"busy" {
+            break frame;
+        }
+    };
+    assert_eq!(close.close_code(), 1001);
     assert!(start.elapsed() + EARLY >= lifetime * 7 / 8, "after {:?}", start.elapsed());
     peer.send_frame(0x88, &1001_u16.to_be_bytes());
     peer.expect_end();
@@ -180,7 +192,7 @@ fn a_long_life_ends_with_1001(driver: Driver) {
 }
 
 fn lives_that_began_together_do_not_end_together(driver: Driver) {
-    let lifetime = Duration::from_millis(1600);
+    let lifetime = Duration::from_millis(3200);
     let server =
         TestServer::start(driver, |server| server.max_lifetime(lifetime).websocket("/", |_| Echo));
     let mut peers: Vec<_> = (0..30).map(|_| server.open()).collect();
@@ -190,7 +202,7 @@ fn lives_that_began_together_do_not_end_together(driver: Driver) {
         let closed = peers.iter().filter(|peer| peer.has_news()).count();
         ends.resize(closed.max(ends.len()), Instant::now());
     }
-    assert!(ends[29] - ends[0] > Duration::from_millis(90), "an eighth is 200 ms");
+    assert!(ends[29] - ends[0] > Duration::from_millis(90), "an eighth is 400 ms");
     peers.iter_mut().for_each(|peer| assert_eq!(peer.read_frame().close_code(), 1001));
 }
 
@@ -273,8 +285,10 @@ fn timers_fire_in_order_and_not_early(driver: Driver) {
 fn a_timer_that_was_cancelled_does_not_fire(driver: Driver) {
     let (server, fired) = with_timers(driver, 10);
     let (mut peer, mut other) = (server.open(), server.open());
-    peer.send_text("set 100 20 120");
-    peer.send_text("cancel 0");
+    // In one piece: the first timer must not fire in between.
+    peer.send(
+        &["set 100 20 120", "cancel 0"].map(|text| common::frame(0x81, text.as_bytes())).concat(),
+    );
     assert_eq!(peer.read_frame().payload, b"cancelled");
     peer.send_text("cancel 0");
     assert_eq!(peer.read_frame().payload, b"not there");
@@ -309,6 +323,8 @@ fn timers_of_a_connection_that_has_gone_do_not_fire(driver: Driver) {
     assert_eq!(peer.read_frame().payload, b"there");
     peer.reset();
     server.wait_for("the slot to be free", |stats| stats.connections == 0);
+    // On a slow machine some may have fired before that.
+    fired.try_iter().for_each(drop);
     // The next tenant of the slot has timers of its own.
     let mut next = server.open();
     next.send_text("set 200");

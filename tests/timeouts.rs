@@ -91,7 +91,7 @@ fn flood(peer: &mut Peer, command: &str) {
 }
 
 fn a_handshake_in_time_is_not_cut_later(driver: Driver) {
-    let timeout = Duration::from_millis(600);
+    let timeout = Duration::from_millis(1500);
     let (server, told) = start(driver, |server| server.handshake_timeout(timeout));
     let bytes = request("/");
     let mut peer = server.connect();
@@ -117,7 +117,7 @@ fn a_silent_peer_is_cut(driver: Driver) {
 }
 
 fn a_peer_that_sends_is_not_idle(driver: Driver) {
-    let idle = Duration::from_millis(600);
+    let idle = Duration::from_millis(1500);
     let (server, told) =
         start(driver, |server| server.idle_timeout(idle).ping_interval(Duration::ZERO));
     let mut peer = server.open();
@@ -125,7 +125,7 @@ fn a_peer_that_sends_is_not_idle(driver: Driver) {
     let bytes = common::frame(0x81, &[b'a'; 40]);
     for byte in &bytes {
         peer.send(&[*byte]);
-        thread::sleep(Duration::from_millis(15));
+        thread::sleep(idle / 30);
     }
     assert_eq!(peer.read_frame().payload, [b'a'; 40]);
     let last = Instant::now();
@@ -134,7 +134,7 @@ fn a_peer_that_sends_is_not_idle(driver: Driver) {
 }
 
 fn a_peer_that_answers_pings_stays(driver: Driver) {
-    let idle = Duration::from_millis(800);
+    let idle = Duration::from_millis(1500);
     let (server, told) =
         start(driver, |server| server.idle_timeout(idle).ping_interval(Duration::from_millis(40)));
     let start = Instant::now();
@@ -222,13 +222,13 @@ fn a_peer_that_never_reads_is_cut_by_the_write_timeout(driver: Driver) {
 }
 
 fn a_peer_that_reads_slowly_is_not_cut_by_the_write_timeout(driver: Driver) {
-    let timeout = Duration::from_millis(600);
+    let timeout = Duration::from_millis(1500);
     let (server, told) = start(driver, |server| server.write_timeout(timeout));
     let mut peer = server.open();
     peer.send_text("flood");
     // In each timeout less than what the kernel waits for before it says that there is room.
     let start = Instant::now();
-    while start.elapsed() < timeout * 2 {
+    while start.elapsed() < timeout * 3 / 2 {
         assert_eq!(peer.read_frame().payload.len(), PIECE);
         thread::sleep(Duration::from_millis(50));
     }
@@ -255,7 +255,7 @@ fn a_peer_that_never_reads_its_page_is_cut(driver: Driver) {
     let peer = &mut server.connect();
     socket2::SockRef::from(&peer.stream).set_recv_buffer_size(4096).expect("a socket");
     peer.send(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
-    server.wait_for("the request", |stats| stats.connections == 1);
+    server.wait_for("the request", |stats| stats.requests == 1);
     server.wait_for("the slot to be free", |stats| stats.connections == 0);
 }
 

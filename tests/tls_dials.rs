@@ -190,7 +190,7 @@ fn a_server_without_tls_is_refused(driver: Driver) {
 fn a_server_that_stalls_times_out(driver: Driver) {
     let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
     let dial = Dial::to(url(silent.local_addr().expect("bound"))).tls(trusting());
-    let error = failure(driver, &dial.connect_timeout(Duration::from_millis(200)));
+    let error = failure(driver, &dial.connect_timeout(Duration::from_millis(1000)));
     assert!(error.contains("TLS"), "{error}");
 }
 

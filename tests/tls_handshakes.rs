@@ -14,8 +14,8 @@ use rustls::{HandshakeKind, ProtocolVersion};
 use tls::{Authority, TlsPeer, authority, client_config, localhost, provider, server_tls};
 use wirelane::tls::{ClientAuth, Identity, ServerTls, TlsError};
 use wirelane::{
-    Driver, Handler, Message, Response, SendStatus, Server, TlsFailure, Upgrade, UpgradeRequest,
-    WebSocket,
+    Driver, Handler, Message, Request, Response, SendStatus, Server, TlsFailure, Upgrade,
+    UpgradeRequest, WebSocket,
 };
 
 on_every_driver!(
@@ -27,6 +27,7 @@ on_every_driver!(
     a_required_certificate_is_required,
     an_optional_certificate_is_seen_by_the_application,
     the_name_decides_about_the_certificate,
+    the_application_sees_the_name,
     protocols_are_agreed_on,
     sessions_are_resumed_on_any_worker,
     a_reload_changes_newcomers_only,
@@ -99,7 +100,7 @@ fn a_fragmented_hello_is_none_the_worse(driver: Driver) {
 }
 
 fn whoever_stalls_in_the_handshake_is_cut(driver: Driver) {
-    let timeout = Duration::from_millis(300);
+    let timeout = Duration::from_millis(1500);
     let server = TestServer::start(driver, |server| {
         server.tls(server_tls()).websocket("/", |_| Echo).handshake_timeout(timeout)
     });
@@ -222,6 +223,75 @@ fn the_name_decides_about_the_certificate(driver: Driver) {
     assert!(error.to_string().contains("three.test"), "{error}");
 }
 
+/// Says by which name it was called.
+struct Named;
+
+impl Handler for Named {
+    type Session = String;
+
+    fn on_upgrade(&mut self, request: &UpgradeRequest<'_>) -> Upgrade<String> {
+        Upgrade::accept(request.server_name().unwrap_or("nobody").to_owned())
+    }
+
+    fn on_message(&mut self, ws: &mut WebSocket<'_, String>, _message: Message<'_>) {
+        let name = ws.session().clone();
+        ws.send(&name[..]);
+    }
+}
+
+fn the_application_sees_the_name(driver: Driver) {
+    let (one, two) = (authority().issue(&["one.test"]), authority().issue(&["two.test"]));
+    let several = ServerTls::new(localhost().identity()).identity(one.identity());
+    let several = several.identity(two.identity());
+    // The settings of somebody who knows rustls, with one certificate for everybody.
+    let all = authority().issue(&["localhost", "127.0.0.1", "one.test", "two.test"]);
+    let (chain, key) = all.der();
+    let own = rustls::ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .expect("both versions")
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .expect("a good pair");
+    for tls in [several, ServerTls::from(Arc::new(own))] {
+        let server = TestServer::start(driver, |server| {
+            let named =
+                |request: &Request<'_>| request.server_name().unwrap_or("nobody").to_owned();
+            let page = move |request: &Request<'_>| Response::text(named(request));
+            server.tls(tls).get("/name", page).websocket("/", |_| Named)
+        });
+        for version in [&rustls::version::TLS13, &rustls::version::TLS12] {
+            let config = rustls::ClientConfig::builder_with_provider(provider())
+                .with_protocol_versions(&[version])
+                .expect("a version")
+                .with_root_certificates(authority().store())
+                .with_no_client_auth();
+            let config = Arc::new(config);
+            // Nobody gets the name of whoever came before, and a resumed session has one, too.
+            for kind in [HandshakeKind::Full, HandshakeKind::Resumed] {
+                for (name, expected) in [
+                    ("one.test", "one.test"),
+                    ("127.0.0.1", "nobody"),
+                    ("TWO.test", "two.test"),
+                    ("localhost", "localhost"),
+                ] {
+                    let mut peer = TlsPeer::new(server.addr, Arc::clone(&config), name);
+                    peer.shake().expect("a certificate for the name");
+                    peer.upgrade();
+                    peer.send_frame(0x81, b"who am I?");
+                    assert_eq!(peer.read_frame().payload, expected.as_bytes());
+                    assert_eq!(peer.tls.handshake_kind(), Some(kind), "{name}");
+                }
+            }
+        }
+        let mut peer = TlsPeer::new(server.addr, client_config(), "one.test");
+        peer.shake().expect("a certificate for the name");
+        peer.send(b"GET /name HTTP/1.1\r\nHost: two.test\r\nConnection: close\r\n\r\n");
+        assert!(peer.read_head().starts_with("HTTP/1.1 200 "));
+        peer.read_to_end().expect("a clean end");
+        assert_eq!(peer.pending, b"one.test");
+    }
+}
+
 fn protocols_are_agreed_on(driver: Driver) {
     let server = start(driver);
     for (offered, agreed) in [
@@ -325,7 +395,7 @@ fn a_proxy_speaks_before_tls(driver: Driver) {
             .tls(server_tls())
             .proxy_protocol(["127.0.0.1"])
             .websocket("/", |_| Addressed)
-            .handshake_timeout(Duration::from_millis(500))
+            .handshake_timeout(Duration::from_secs(2))
     });
     let header = b"PROXY TCP4 192.0.2.7 192.0.2.1 4711 443\r\n";
     for cut in [0, 1, 20, header.len()] {

@@ -192,7 +192,7 @@ fn a_late_decision_gets_503_and_is_told(driver: Driver) {
 
 fn the_handshake_timeout_is_the_last_word(driver: Driver) {
     let (server, decide) = start_with(driver, |server| {
-        server.handshake_timeout(Duration::from_millis(200)).upgrade_timeout(Duration::ZERO)
+        server.handshake_timeout(Duration::from_secs(1)).upgrade_timeout(Duration::ZERO)
     });
     let mut peer = asks(&server, "/later");
     let ticket = next(&decide);
@@ -353,7 +353,7 @@ fn a_shutdown_answers_503_and_voids_the_tickets(driver: Driver) {
 }
 
 fn the_idle_timeout_begins_with_the_decision(driver: Driver) {
-    let idle = Duration::from_millis(300);
+    let idle = Duration::from_millis(1500);
     let (server, decide) =
         start_with(driver, |server| server.idle_timeout(idle).ping_interval(Duration::ZERO));
     let mut peer = asks(&server, "/later");

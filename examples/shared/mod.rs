@@ -16,6 +16,7 @@ options:
   --driver auto|epoll|io_uring                               [auto]
   --workers N                 0 = one per core               [1]
   --deflate off|shared|dedicated                             [off]
+  --deflate-level N           1 (fastest) to 9 (smallest)    [1]
   --tls-cert FILE             certificates in PEM; speaks wss
   --tls-key FILE              its key in PEM
   --max-message BYTES                                        [16777216]
@@ -64,6 +65,7 @@ fn parse(mut parser: Parser) -> Result<Option<(ServerBuilder, &'static str)>, le
     let mut max_message = 16 * 1024 * 1024;
     let mut max_backpressure = 16 * 1024 * 1024;
     let (mut certificate, mut key) = (None, None);
+    let (mut deflate, mut level) = (Deflate::off(), None);
     while let Some(arg) = parser.next()? {
         let Arg::Long(name) = arg else {
             if matches!(arg, Arg::Short('h')) {
@@ -78,11 +80,12 @@ fn parse(mut parser: Parser) -> Result<Option<(ServerBuilder, &'static str)>, le
             "driver" => builder = builder.driver(value::<Driver>(&mut parser, &name)?),
             "workers" => builder = builder.workers(value(&mut parser, &name)?),
             "deflate" => match parser.value()?.string()?.as_str() {
-                "off" => builder = builder.deflate(Deflate::off()),
-                "shared" => builder = builder.deflate(Deflate::shared()),
-                "dedicated" => builder = builder.deflate(Deflate::dedicated(15)),
+                "off" => deflate = Deflate::off(),
+                "shared" => deflate = Deflate::shared(),
+                "dedicated" => deflate = Deflate::dedicated(15),
                 _ => return Err("--deflate: write off, shared or dedicated".into()),
             },
+            "deflate-level" => level = Some(value(&mut parser, &name)?),
             "tls-cert" => certificate = Some(PathBuf::from(parser.value()?)),
             "tls-key" => key = Some(PathBuf::from(parser.value()?)),
             "max-message" => max_message = value(&mut parser, &name)?,
@@ -105,6 +108,10 @@ fn parse(mut parser: Parser) -> Result<Option<(ServerBuilder, &'static str)>, le
         }
         _ => return Err("--tls-cert and --tls-key need each other".into()),
     };
+    if let Some(level) = level {
+        deflate = deflate.level(level);
+    }
+    builder = builder.deflate(deflate);
     // Conformance suites cut 4 MiB into 64-byte fragments and a final empty one.
     let limits = Limits::new().max_message(max_message).max_fragments(131_072);
     builder = builder.limits(limits).max_backpressure(max_backpressure);

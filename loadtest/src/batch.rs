@@ -291,8 +291,8 @@ fn of_one_length(
     wanted: Option<usize>,
 ) -> (Vec<u8>, Vec<u8>) {
     /// More slots than this repeat the first ones.
-    const DISTINCT: usize = 64;
-    const TRIES: usize = 200;
+    const DISTINCT: usize = 1024;
+    const TRIES: usize = 1000;
     let make = |number: usize| {
         let payload = content.payload(number, size);
         let compressed = deflate::compress(&payload);
@@ -378,6 +378,16 @@ mod tests {
             let mut unmasked_header = expected_header.to_vec();
             unmasked_header[1] &= 0x7f;
             assert_eq!(batch.reply_header(), unmasked_header);
+        }
+    }
+
+    #[test]
+    fn compressed_messages_of_a_long_batch_differ() {
+        for (size, slots) in [(64, 1024), (16 * 1024, 4)] {
+            let batch = Batch::prepare(Content::Json, size, slots, Wire::Deflated(KEY));
+            let payloads: std::collections::HashSet<&[u8]> =
+                (0..slots).map(|slot| batch.payload(slot)).collect();
+            assert!(payloads.len() > slots * 9 / 10, "{} of {slots}", payloads.len());
         }
     }
 

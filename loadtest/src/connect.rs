@@ -27,6 +27,8 @@ pub(crate) struct Figures {
     pub(crate) observed: Observed,
     /// Opening handshakes that were finished.
     pub(crate) handshakes: u64,
+    /// Of them, those that resumed a TLS session.
+    pub(crate) resumed: u64,
     /// From connect(2) to the response, in nanoseconds.
     pub(crate) latency: Histogram<u64>,
 }
@@ -57,22 +59,23 @@ pub(crate) fn run(options: &args::Connect, progress: &mut Progress) -> Result<Fi
         progress.show(|| format!("warming up, {} handshakes", counters.messages));
     })?;
 
-    let before = churn.counters.messages;
+    let before = churn.counters;
     let watch = Watch::begin(subject.server_pid)?;
     churn.recording = true;
     churn.run_until(watch.began() + options.duration, &mut |counters| {
         progress.show(|| {
             let done = bar(watch.began().elapsed(), options.duration);
-            format!("{done} {} handshakes", counters.messages - before)
+            format!("{done} {} handshakes", counters.since(&before).messages)
         });
     })?;
     let observed = watch.end()?;
-    let handshakes = churn.counters.messages - before;
+    let counters = churn.counters.since(&before);
+    let (handshakes, resumed) = (counters.messages, counters.resumed);
     if handshakes == 0 {
         let seconds = observed.elapsed.as_secs_f64();
         return Err(Failure::new(format!("no opening handshake finished in {seconds:.1} s")));
     }
-    Ok(Figures { observed, handshakes, latency: churn.latency.clone() })
+    Ok(Figures { observed, handshakes, resumed, latency: churn.latency.clone() })
 }
 
 /// Connections that come and go.
@@ -196,6 +199,7 @@ impl<'t> Churn<'t> {
                     return Ok(());
                 }
                 self.counters.messages += 1;
+                self.counters.resumed += u64::from(dial.has_resumed());
                 if self.recording {
                     self.latency.saturating_record(since.elapsed().as_nanos() as u64);
                 }

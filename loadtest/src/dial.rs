@@ -222,6 +222,11 @@ impl Dial {
         self.socket.reset_on_drop();
     }
 
+    /// Whether the handshake of TLS continued an earlier session, once it is over.
+    pub(crate) fn has_resumed(&self) -> bool {
+        matches!(&self.socket, Socket::Tls(stream) if stream.has_resumed())
+    }
+
     /// Hands the socket over after [`Dialer::advance`] returned true.
     pub(crate) fn into_opened(self) -> Opened {
         Opened { socket: self.socket, leftover: self.head }

@@ -44,6 +44,8 @@ pub(crate) struct Counters {
     pub(crate) writes: u64,
     /// Calls of epoll_wait(2).
     pub(crate) waits: u64,
+    /// Handshakes that resumed a TLS session.
+    pub(crate) resumed: u64,
 }
 
 impl Counters {
@@ -56,6 +58,7 @@ impl Counters {
             reads: self.reads - earlier.reads,
             writes: self.writes - earlier.writes,
             waits: self.waits - earlier.waits,
+            resumed: self.resumed - earlier.resumed,
         }
     }
 }
@@ -81,6 +84,8 @@ pub(crate) struct Engine<'b> {
     latency: Histogram<u64>,
     recording: bool,
     refilling: bool,
+    /// Most messages in flight on a connection.
+    window: usize,
 }
 
 /// A link and when each message of its window was queued.
@@ -120,7 +125,14 @@ impl<'b> Engine<'b> {
             latency: latency_histogram()?,
             recording: false,
             refilling: true,
+            window: batch.depth(),
         })
+    }
+
+    /// Keeps at most so many messages in flight on each connection, not as many as the batch has.
+    pub(crate) fn with_window(mut self, window: usize) -> Self {
+        self.window = window.min(self.batch.depth());
+        self
     }
 
     /// Sends the first window on every connection.
@@ -131,7 +143,7 @@ impl<'b> Engine<'b> {
     pub(crate) fn fill(&mut self) -> Result<(), Failure> {
         for index in 0..self.lanes.len() {
             let lane = &mut self.lanes[index];
-            let room = self.batch.depth() - lane.link.in_flight();
+            let room = self.window - lane.link.in_flight();
             lane.queue(room, nanoseconds(self.origin), self.batch);
             // What came between the handshake and now had its edge already, so it is read here.
             self.serve(index, true)?;

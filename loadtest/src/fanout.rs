@@ -80,6 +80,8 @@ pub(crate) struct Fan<'b> {
     poll: Poll,
     events: Events,
     batch: &'b Batch,
+    /// Messages of a window.
+    depth: usize,
     buffer: Vec<u8>,
     /// Deliveries of the present window that have not come.
     missing: usize,
@@ -155,6 +157,7 @@ impl<'b> Fan<'b> {
             poll,
             events: Events::with_capacity(1024),
             batch,
+            depth: batch.depth(),
             buffer: vec![0; READ_LEN],
             missing: 0,
             began: Instant::now(),
@@ -166,9 +169,15 @@ impl<'b> Fan<'b> {
         Ok(fan)
     }
 
+    /// Sends so many messages in a window, not as many as the batch has.
+    pub(crate) fn with_depth(mut self, depth: usize) -> Self {
+        self.depth = depth.min(self.batch.depth());
+        self
+    }
+
     /// Sends a window and waits for every delivery of it.
     fn window(&mut self) -> Result<(), Failure> {
-        let depth = self.batch.depth();
+        let depth = self.depth;
         for link in &mut self.links[self.receivers_from..] {
             link.expect(depth * self.copies);
         }

@@ -175,6 +175,7 @@ pub(crate) fn connect_json(options: &args::Connect, figures: &connect::Figures) 
         "elapsed_seconds": seconds,
         "errors": 0,
         "handshakes": figures.handshakes,
+        "resumed": figures.resumed,
         "handshakes_per_second": handshakes / seconds,
         "latency_ns": latency_json(&figures.latency),
         "load_generator_saturated": observed.is_saturated(),
@@ -284,6 +285,9 @@ pub(crate) fn connect_table(options: &args::Connect, figures: &connect::Figures)
         options.concurrency
     ));
     table.row("opening handshakes", grouped(handshakes, 0), "");
+    if figures.resumed > 0 {
+        table.row("TLS sessions resumed", grouped(figures.resumed as f64, 0), "");
+    }
     table.row("throughput", grouped(handshakes / seconds, 0), "handshakes/s");
     table.latency("handshake", &figures.latency);
     if let Some(used) = &observed.server {

@@ -5,24 +5,31 @@
 //! there is nothing more now.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mio::net::TcpStream;
-use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{
+    ClientSessionStore, Resumption, Tls12ClientSessionValue, Tls13ClientSessionValue,
+};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{
-    ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, SignatureScheme,
+    ClientConfig, ClientConnection, DigitallySignedStruct, HandshakeKind, NamedGroup,
+    RootCertStore, SignatureScheme,
 };
 
 use crate::failure::{Context, Failure};
 
 /// Ciphertext taken from the socket at once.
 const READ_LEN: usize = 256 * 1024;
+
+/// Tickets that are kept; a server sends two or so per connection, and one is used up by the next.
+const MAX_TICKETS: usize = 1024;
 
 /// Plaintext that may wait for the socket: beyond it, writes are short.
 const WRITE_LEN: usize = 256 * 1024;
@@ -61,10 +68,64 @@ pub(crate) fn config(ca: Option<&Path>, resume: bool) -> Result<Arc<ClientConfig
         }
     };
     let mut config = builder.with_no_client_auth();
-    if !resume {
-        config.resumption = Resumption::disabled();
-    }
+    config.resumption = match resume {
+        true => Resumption::store(Arc::new(Sessions::default())),
+        false => Resumption::disabled(),
+    };
     Ok(Arc::new(config))
+}
+
+/// Sessions that can be resumed, all of one server: the store of rustls keeps eight tickets for
+/// each, and a load generator opens more connections at once.
+#[derive(Debug, Default)]
+struct Sessions(Mutex<Remembered>);
+
+#[derive(Debug, Default)]
+struct Remembered {
+    group: Option<NamedGroup>,
+    tls12: Option<Tls12ClientSessionValue>,
+    tickets: VecDeque<Tls13ClientSessionValue>,
+}
+
+impl Sessions {
+    fn get(&self) -> MutexGuard<'_, Remembered> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ClientSessionStore for Sessions {
+    fn set_kx_hint(&self, _server_name: ServerName<'static>, group: NamedGroup) {
+        self.get().group = Some(group);
+    }
+
+    fn kx_hint(&self, _server_name: &ServerName<'_>) -> Option<NamedGroup> {
+        self.get().group
+    }
+
+    fn set_tls12_session(&self, _name: ServerName<'static>, value: Tls12ClientSessionValue) {
+        self.get().tls12 = Some(value);
+    }
+
+    fn tls12_session(&self, _name: &ServerName<'_>) -> Option<Tls12ClientSessionValue> {
+        self.get().tls12.clone()
+    }
+
+    fn remove_tls12_session(&self, _name: &ServerName<'static>) {
+        self.get().tls12 = None;
+    }
+
+    fn insert_tls13_ticket(&self, _name: ServerName<'static>, value: Tls13ClientSessionValue) {
+        let mut remembered = self.get();
+        if remembered.tickets.len() == MAX_TICKETS {
+            // The oldest is the first that the server will not take any more.
+            remembered.tickets.pop_front();
+        }
+        remembered.tickets.push_back(value);
+    }
+
+    fn take_tls13_ticket(&self, _name: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
+        self.get().tickets.pop_back()
+    }
 }
 
 /// Believes every certificate, and checks only that the server has its key.
@@ -144,6 +205,11 @@ impl TlsStream {
     /// The stream below, to be registered.
     pub(crate) fn tcp_mut(&mut self) -> &mut TcpStream {
         &mut self.tcp
+    }
+
+    /// Whether the handshake continued an earlier session; false until that is known.
+    pub(crate) fn has_resumed(&self) -> bool {
+        self.session.handshake_kind() == Some(HandshakeKind::Resumed)
     }
 
     /// Sends ciphertext that is ready, as far as the socket takes it.

@@ -78,6 +78,10 @@ const TURN: Duration = Duration::from_millis(10);
 /// Spare buffers for messages that come in pieces, kept until the client is dropped.
 const SPARE_BYTES: usize = 1024 * 1024;
 
+/// Unsent bytes up to which every ping gets its answer; beyond, the latest does (RFC 6455 5.5.3). So
+/// a server that sends pings and does not read costs no more than this.
+const PONG_ROOM: usize = 16 * 1024;
+
 /// Settings of a [`Client`], made by [`Client::builder`]. [`Duration::ZERO`] turns a timeout off.
 #[derive(Debug, Clone)]
 #[must_use = "a builder does nothing until `connect`"]
@@ -200,6 +204,7 @@ impl ClientBuilder {
             start: 0,
             end: 0,
             out,
+            unanswered: None,
             subprotocol: None,
             read_timeout: self.read_timeout,
             write_timeout: self.write_timeout,
@@ -235,7 +240,8 @@ impl ClientBuilder {
 /// A WebSocket connection of a client, blocking.
 ///
 /// Pings are answered while [`receive`](Self::receive) or [`close`](Self::close) runs, so a
-/// program that neither sends nor receives for long is cut by servers that watch for that.
+/// program that neither sends nor receives for long is cut by servers that watch for that. A
+/// server that does not read the answers gets one for the latest ping only (RFC 6455 5.5.3).
 /// Dropping the client ends the TCP connection without a close handshake.
 ///
 /// Memory: 64 KiB for reading, and what an unfinished message needs.
@@ -250,6 +256,8 @@ pub struct Client {
     end: usize,
     /// What the socket has not taken.
     out: Vec<u8>,
+    /// The latest ping, if there was no room for its answer.
+    unanswered: Option<Vec<u8>>,
     subprotocol: Option<String>,
     read_timeout: Duration,
     write_timeout: Duration,
@@ -472,7 +480,7 @@ impl Client {
 
     /// One step through what was read.
     fn next_event(&mut self) -> Result<Option<Received>, ClientError> {
-        let Self { endpoint, pool, out, .. } = self;
+        let Self { endpoint, pool, out, unanswered, .. } = self;
         let mut input = &mut self.buffer[self.start..self.end];
         let event = endpoint.receive(&mut input, pool);
         let left = input.len();
@@ -483,8 +491,13 @@ impl Client {
                     Event::Text(text) => Some(Received::Text(text.as_str().to_owned())),
                     Event::Binary(bytes) => Some(Received::Binary(bytes.as_slice().to_vec())),
                     Event::Ping(payload) => {
-                        // RFC 6455 5.5.2: after our Close no Pong is due, and none is written.
-                        let _ = endpoint.pong(payload.as_slice(), out);
+                        if out.len() > PONG_ROOM || unanswered.is_some() {
+                            // RFC 6455 5.5.3: the most recent one may stand for all.
+                            *unanswered = Some(payload.as_slice().to_vec());
+                        } else {
+                            // RFC 6455 5.5.2: after our Close no Pong is due, and none is written.
+                            let _ = endpoint.pong(payload.as_slice(), out);
+                        }
                         None
                     }
                     Event::Pong(payload) => Some(Received::Pong(payload.as_slice().to_vec())),
@@ -533,6 +546,7 @@ impl Client {
         }
         (self.start, self.end) = (0, 0);
         self.out.clear();
+        self.unanswered = None;
         self.endpoint.release(&mut self.pool);
     }
 
@@ -545,16 +559,22 @@ impl Client {
     /// Writes what is queued. After an error the rest stays queued.
     fn flush(&mut self, deadline: Deadline) -> Result<(), ClientError> {
         let Some(stream) = &mut self.stream else { return Err(ClientError::Closed) };
-        let mut written = 0;
-        let mut result = Ok(());
-        while written < self.out.len() && result.is_ok() {
-            match stream.write(&self.out[written..], deadline) {
-                Ok(count) => written += count,
-                Err(error) => result = Err(error),
+        loop {
+            let mut written = 0;
+            let mut result = Ok(());
+            while written < self.out.len() && result.is_ok() {
+                match stream.write(&self.out[written..], deadline) {
+                    Ok(count) => written += count,
+                    Err(error) => result = Err(error),
+                }
+            }
+            self.out.drain(..written);
+            result?;
+            match self.unanswered.take() {
+                Some(ping) => _ = self.endpoint.pong(&ping, &mut self.out),
+                None => return stream.settle(deadline),
             }
         }
-        self.out.drain(..written);
-        result.and_then(|()| stream.settle(deadline))
     }
 }
 

@@ -49,6 +49,10 @@ pub(crate) trait PeerAddr {
     /// What it has shown in TLS, in DER.
     #[cfg(feature = "tls-no-provider")]
     fn certificates(&self) -> Vec<&[u8]>;
+
+    /// The name by which it called the server in TLS.
+    #[cfg(feature = "tls-no-provider")]
+    fn server_name(&self) -> Option<&str>;
 }
 
 impl<'r> Request<'r> {
@@ -184,6 +188,16 @@ impl<'r> Request<'r> {
     #[cfg(feature = "tls-no-provider")]
     pub fn peer_certificates(&self) -> Vec<&[u8]> {
         self.peer.certificates()
+    }
+
+    /// The name by which the client called the server in the TLS handshake, in lower case (SNI,
+    /// RFC 6066 3): which certificate it was shown depended on it. `None` without TLS, and if the
+    /// client named an address or nobody. It need not be that of [`host`](Self::host): whoever serves
+    /// several names, and lets each have clients and certificates of its own, compares the two and
+    /// answers 421 where they differ (RFC 9110 7.4).
+    #[cfg(feature = "tls-no-provider")]
+    pub fn server_name(&self) -> Option<&str> {
+        self.peer.server_name()
     }
 
     /// The client's address, as far as it is known for sure: what a PROXY header said

@@ -238,7 +238,8 @@ impl Endpoint {
     /// A frame that is whole in `input` is unmasked there and handed out as a slice of it, without
     /// a copy or an allocation. What is not whole is copied to a buffer from `pool`, text checked
     /// as far as it goes. After the peer's Close and after an error all input is swallowed; after
-    /// our own Close messages are checked, but only the peer's Close is handed out.
+    /// our own Close only headers are looked at, and only the peer's Close is handed out
+    /// (RFC 6455 5.5.1): payloads of messages are neither kept nor checked, and nothing is inflated.
     ///
     /// # Errors
     ///
@@ -402,6 +403,7 @@ impl Endpoint {
         if !self.lifecycle.send_close() {
             return false;
         }
+        self.forget_message();
         self.note_state();
         let mut body = [0; MAX_CONTROL_PAYLOAD];
         let body = code.map_or(&[][..], |code| CloseFrame { code, reason }.encode(&mut body));
@@ -425,6 +427,15 @@ impl Endpoint {
         self.reading = Reading::Nothing;
         self.note_state();
         self.close(Some(error.close_code()), error.reason(), out)
+    }
+
+    /// Nothing more is handed out and nothing more is compressed: frees what was kept for that. Of a
+    /// message in progress only that it is in progress still matters.
+    fn forget_message(&mut self) {
+        if let Some(message) = &mut self.message {
+            *message = Assembly::binary();
+        }
+        self.extension.forget();
     }
 
     /// The connection is gone: gives all buffers back. Input is swallowed from now on; the state

@@ -27,7 +27,7 @@ use super::error::ProtocolError;
 pub enum State {
     /// Messages flow in both directions.
     Open,
-    /// Our Close went out; the peer's is awaited. Messages are checked and thrown away.
+    /// Our Close went out; the peer's is awaited. Messages are passed over.
     CloseSent,
     /// The peer's Close came in and is owed an answer. Nothing behind it is looked at.
     CloseReceived,

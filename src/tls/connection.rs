@@ -11,7 +11,7 @@ use rustls::unbuffered::{
 use rustls::{Error, HandshakeKind};
 
 use super::client::explain;
-use super::server::Acceptor;
+use super::server::{Acceptor, take_asked_for};
 use super::{End, Opened, TlsFailure};
 
 /// Bytes that the records of one batch may add to it: at most 29 each (RFC 5246 6.2.3.3), and a
@@ -44,6 +44,8 @@ pub(crate) struct Tls {
     closed: bool,
     /// Is in the worker's list of handshakes.
     queued: bool,
+    /// The name by which the client called the server (RFC 6066 3).
+    server_name: Option<Box<str>>,
 }
 
 enum Session {
@@ -76,6 +78,7 @@ impl Tls {
             closed_by_peer: false,
             closed: false,
             queued: false,
+            server_name: None,
         })
     }
 
@@ -201,6 +204,9 @@ impl Tls {
             Session::Client(session) => read(&mut **session, bytes, plain, answer),
             Session::Expected | Session::Failed => Read::nothing(),
         }));
+        if !self.open {
+            self.server_name = take_asked_for().or(self.server_name.take());
+        }
         let read = looked.unwrap_or_else(|_| Read {
             end: Some(End::Failed(TlsFailure::Internal)),
             ..Read::nothing()
@@ -269,6 +275,11 @@ impl Tls {
             Session::Expected | Session::Failed => Err(Exhausted),
         };
         written.unwrap_or(0)
+    }
+
+    /// The name by which the client called the server (RFC 6066 3).
+    pub(crate) fn server_name(&self) -> Option<&str> {
+        self.server_name.as_deref()
     }
 
     /// The certificates that the peer has shown, its own first, in DER.

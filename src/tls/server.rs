@@ -1,5 +1,6 @@
 //! The settings of a server, and the one place where they can be exchanged while it runs.
 
+use std::cell::Cell;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -130,7 +131,11 @@ impl ServerTls {
                     "early data can be replayed; set `max_early_data_size` to 0".into(),
                 ));
             }
-            Kind::Own(config) => return Ok(Arc::clone(config)),
+            Kind::Own(config) => {
+                let mut config = ServerConfig::clone(config);
+                config.cert_resolver = Arc::new(Overheard { resolver: config.cert_resolver });
+                return Ok(Arc::new(config));
+            }
             Kind::Settings { identities, clients, protocols, only_tls13 } => {
                 (identities, clients, protocols, *only_tls13)
             }
@@ -155,7 +160,8 @@ impl ServerTls {
             }
         };
         let keys = identities.iter().map(|identity| Arc::clone(&identity.key)).collect();
-        let mut config = builder.with_cert_resolver(Arc::new(ByName { keys }));
+        let mut config =
+            builder.with_cert_resolver(Arc::new(Overheard { resolver: Arc::new(ByName { keys }) }));
         config.alpn_protocols.clone_from(protocols);
         config.session_storage = ServerSessionMemoryCache::new(REMEMBERED_SESSIONS);
         // Keys of tickets change every few hours, and with every new configuration: whoever was
@@ -181,7 +187,9 @@ impl From<Identity> for ServerTls {
 }
 
 impl From<Arc<ServerConfig>> for ServerTls {
-    /// The settings of rustls as they are; the methods of this type have no effect on them.
+    /// The settings of rustls as they are (of a copy, in which whoever chooses certificates is
+    /// overheard: see [`Request::server_name`](crate::Request::server_name)); the methods of this
+    /// type have no effect on them.
     fn from(config: Arc<ServerConfig>) -> Self {
         Self { kind: Kind::Own(config) }
     }
@@ -226,6 +234,34 @@ fn is_valid_for(key: &CertifiedKey, name: &ServerName<'_>) -> bool {
     let Some(certificate) = key.cert.first() else { return false };
     ParsedCertificate::try_from(certificate)
         .is_ok_and(|certificate| verify_server_name(&certificate, name).is_ok())
+}
+
+thread_local! {
+    /// The name in the greeting that was looked at last on this thread.
+    static ASKED_FOR: Cell<Option<Box<str>>> = const { Cell::new(None) };
+}
+
+/// Takes the name that a client asks for, if one did so since this was asked for last.
+pub(super) fn take_asked_for() -> Option<Box<str>> {
+    ASKED_FOR.take()
+}
+
+/// Chooses as `resolver` does, and remembers the name in the meantime: rustls tells it to nobody
+/// else in its API without buffers. It asks for a certificate in each handshake, resumed or not.
+#[derive(Debug)]
+struct Overheard {
+    resolver: Arc<dyn ResolvesServerCert>,
+}
+
+impl ResolvesServerCert for Overheard {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        ASKED_FOR.set(hello.server_name().map(Into::into));
+        self.resolver.resolve(hello)
+    }
+
+    fn only_raw_public_keys(&self) -> bool {
+        self.resolver.only_raw_public_keys()
+    }
 }
 
 /// The TLS of a running server: handshakes that start get what holds at that moment.

@@ -2,7 +2,8 @@
 //!
 //! What comes in: accepted sockets, those that another worker accepted, `Released`, the retry timer.
 //! What goes out: connections in the table, and with [`Accept::Spread`] sockets for other workers.
-//! At `max_connections` accepting pauses, and peers wait in the kernel's backlog.
+//! At `max_connections` accepting pauses, and peers wait in the kernel's backlog until any worker
+//! gives a place back.
 
 use super::Crank;
 use super::core::{Core, after};
@@ -94,8 +95,21 @@ impl Crank {
 
     pub(super) fn pause_at_limit(&mut self) {
         self.core.driver.pause_accepting();
-        // A connection of another worker may end: look again from time to time.
-        self.accept_retry_ms = self.core.now_ms + ACCEPT_RETRY_MS;
+        self.wait_for_place();
+    }
+
+    /// Whoever gives a place back, on any worker, has this one look again.
+    fn wait_for_place(&mut self) {
+        let core = &self.core;
+        let full = core.shared.places.wait(core.worker);
+        self.accept_retry_ms = core.now_ms + if full { ACCEPT_RETRY_MS } else { 0 };
+    }
+
+    /// Looks whether the wake-up meant that a place came free.
+    pub(super) fn heed_free_place(&mut self) {
+        if self.core.shared.places.was_called(self.core.worker) && self.accept_retry_ms != NEVER {
+            self.resume_accepting();
+        }
     }
 
     pub(super) fn released(&mut self, id: ConnectionId) {
@@ -111,6 +125,7 @@ impl Crank {
         // Whoever sees that it has gone also sees its end counted.
         core.publish_figures();
         let network = core.networks.remove(&slot);
+        core.shared.places.stop_waiting(core.worker);
         core.shared.places.leave(core.worker, network);
         if self.accept_retry_ms != NEVER {
             self.resume_accepting();
@@ -119,6 +134,7 @@ impl Crank {
 
     pub(super) fn resume_accepting(&mut self) {
         let core = &mut self.core;
+        core.shared.places.stop_waiting(core.worker);
         if self.stop_deadline_ms.is_some() {
             self.accept_retry_ms = NEVER;
         } else if !core.shared.places.is_full() {
@@ -128,7 +144,7 @@ impl Crank {
                 self.core.driver.resume_accepting();
             }
         } else {
-            self.accept_retry_ms = core.now_ms + ACCEPT_RETRY_MS;
+            self.wait_for_place();
         }
     }
 }

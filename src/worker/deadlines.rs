@@ -142,6 +142,9 @@ impl Crank {
                 } else {
                     connection.pinged = true;
                     connection.deadline_ms = after(soon_ms, config.pong_timeout_ms);
+                    if let Phase::Live(live) = &mut connection.phase {
+                        live.endpoint.release_idle_compressor(&mut core.buffers);
+                    }
                     core.ping(id, b"");
                 }
             }

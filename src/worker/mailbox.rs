@@ -17,7 +17,7 @@ use loom::sync::{Mutex, MutexGuard, atomic::AtomicBool};
 use std::sync::{Mutex, MutexGuard, atomic::AtomicBool};
 
 use super::adopting::Adoption;
-use super::dialing::{NewDial, Resolved};
+use super::dialing::{HandlerSeats, NewDial, Resolved};
 use super::paths::Paths;
 use super::places::{Place, Places};
 use super::topic_index::TopicIndex;
@@ -208,6 +208,8 @@ pub(crate) struct Shared {
     pub(crate) resolver: Resolver,
     /// Dials so far.
     pub(crate) dials: AtomicU64,
+    /// By worker, for handlers that come with a dial.
+    pub(crate) handler_seats: Vec<HandlerSeats>,
     /// See [`ShutdownOptions`]; they say nothing until `shutdown_grace_ms` does.
     pub(crate) shutdown_spread_ms: AtomicU64,
     pub(crate) shutdown_announce_ms: AtomicU64,
@@ -234,6 +236,7 @@ impl Shared {
     pub(crate) fn new(config: &Config, paths: Arc<Paths>) -> Self {
         let workers = usize::from(config.workers);
         let (max, max_per_ip) = (config.max_connections, config.max_connections_per_ip);
+        let handlers = paths.handlers();
         Self {
             mailboxes: (0..workers).map(|_| Mailbox::default()).collect(),
             places: Arc::new(Places::new(workers, max, max_per_ip)),
@@ -243,6 +246,7 @@ impl Shared {
             topics: Arc::new(TopicIndex::new(workers)),
             resolver: Resolver::default(),
             dials: AtomicU64::new(0),
+            handler_seats: (0..workers).map(|_| HandlerSeats::beside(handlers)).collect(),
             shutdown_spread_ms: AtomicU64::new(u64::MAX),
             shutdown_announce_ms: AtomicU64::new(u64::MAX),
             asked: OnceLock::new(),

@@ -109,6 +109,7 @@ impl Worker {
         shared: Arc<Shared>,
     ) -> Self {
         shared.mailboxes[usize::from(number)].open(driver.waker());
+        shared.places.open(number, driver.waker());
         let mut crank = Crank {
             core: Core::new(number, driver, config, shared),
             routes,
@@ -368,6 +369,7 @@ impl Crank {
             self.bury();
         }
         self.commands = commands;
+        self.heed_free_place();
         self.heed_shutdown(&shared);
     }
 

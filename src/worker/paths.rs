@@ -166,6 +166,11 @@ impl Paths {
         self.router.iter().next().is_none()
     }
 
+    /// How many handlers each worker begins with.
+    pub(crate) fn handlers(&self) -> usize {
+        self.handlers.len()
+    }
+
     /// Says who serves the next route, in the order of the routes.
     pub(crate) fn note_handler<H: Handler>(&mut self) {
         self.handlers.push((TypeId::of::<H::Session>(), H::STREAM));

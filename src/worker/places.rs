@@ -6,8 +6,10 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use crate::driver::Waker;
 
 /// The places of one server.
 #[derive(Debug)]
@@ -16,10 +18,23 @@ pub(crate) struct Places {
     taken: AtomicUsize,
     /// By worker; whoever is on the way to it counts already.
     loads: Vec<AtomicUsize>,
+    /// By worker: whether it waits until a place comes free.
+    waits: Vec<Waits>,
+    /// How many of them wait.
+    waiting: AtomicUsize,
     /// Where the next search for the least load begins, so that equals take turns.
     next: AtomicUsize,
     /// Only if connections per address are limited.
     addresses: Option<Addresses>,
+}
+
+/// What one worker that found the server full can be told.
+#[derive(Debug, Default)]
+struct Waits {
+    waits: AtomicBool,
+    /// It was woken because a place came free.
+    called: AtomicBool,
+    waker: OnceLock<Waker>,
 }
 
 #[derive(Debug)]
@@ -60,6 +75,8 @@ impl Places {
             max,
             taken: AtomicUsize::new(0),
             loads: (0..workers).map(|_| AtomicUsize::new(0)).collect(),
+            waits: (0..workers).map(|_| Waits::default()).collect(),
+            waiting: AtomicUsize::new(0),
             next: AtomicUsize::new(0),
             addresses: (max_per_address != 0)
                 .then(|| Addresses { max: max_per_address, counts: Mutex::default() }),
@@ -116,6 +133,7 @@ impl Places {
                 if *count >= addresses.max {
                     drop(counts);
                     self.taken.fetch_sub(1, Ordering::AcqRel);
+                    self.call();
                     return Err(NoPlace::AddressFull);
                 }
                 *count += 1;
@@ -144,6 +162,59 @@ impl Places {
             load.fetch_sub(1, Ordering::AcqRel);
         }
         self.taken.fetch_sub(1, Ordering::AcqRel);
+        self.call();
+    }
+
+    /// This worker runs and can be woken.
+    pub(crate) fn open(&self, worker: u16, waker: Waker) {
+        if let Some(waits) = self.waits.get(usize::from(worker)) {
+            let _ = waits.waker.set(waker);
+        }
+    }
+
+    /// Has this worker woken when a place comes free, once; false if one is free already.
+    pub(crate) fn wait(&self, worker: u16) -> bool {
+        let Some(waits) = self.waits.get(usize::from(worker)) else { return self.is_full() };
+        if !waits.waits.swap(true, Ordering::AcqRel) {
+            self.waiting.fetch_add(1, Ordering::AcqRel);
+        }
+        // Whoever leaves gives the place back before he looks who waits, and here it is the other
+        // way round: one of the two sees the other.
+        fence(Ordering::SeqCst);
+        self.is_full()
+    }
+
+    /// This worker looks by itself.
+    pub(crate) fn stop_waiting(&self, worker: u16) {
+        if let Some(waits) = self.waits.get(usize::from(worker))
+            && waits.waits.swap(false, Ordering::AcqRel)
+        {
+            self.waiting.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+
+    /// Whether this worker was woken because of a free place, since it last asked.
+    pub(crate) fn was_called(&self, worker: u16) -> bool {
+        let waits = self.waits.get(usize::from(worker));
+        waits.is_some_and(|waits| waits.called.swap(false, Ordering::AcqRel))
+    }
+
+    /// Wakes all that wait: only some of them may have somebody at the door. Each is woken once,
+    /// however many places come free before it looks.
+    fn call(&self) {
+        fence(Ordering::SeqCst);
+        if self.waiting.load(Ordering::Acquire) == 0 {
+            return;
+        }
+        for waits in &self.waits {
+            if waits.waits.swap(false, Ordering::AcqRel) {
+                self.waiting.fetch_sub(1, Ordering::AcqRel);
+                waits.called.store(true, Ordering::Release);
+                if let Some(waker) = waits.waker.get() {
+                    waker.wake();
+                }
+            }
+        }
     }
 }
 
@@ -233,6 +304,33 @@ mod tests {
         places.leave(0, network);
         assert_eq!((places.taken(), places.load(0)), (0, 0));
         assert!(places.take(0, Some(ip("192.0.2.1"))).is_ok());
+    }
+
+    #[test]
+    fn whoever_waits_for_a_place_is_woken_once_for_it() {
+        let places = Arc::new(Places::new(2, 2, 0));
+        let flags = [(); 2].map(|()| Arc::new(AtomicBool::new(false)));
+        for (worker, flag) in (0..).zip(&flags) {
+            places.open(worker, Waker::Simulated(Arc::clone(flag)));
+        }
+        let woken = |worker: usize| flags[worker].swap(false, Ordering::AcqRel);
+        let first = places.take(0, None).expect("room");
+        assert!(!places.wait(1), "there is a place");
+        let second = places.take(1, None).expect("room");
+        assert!(places.wait(1), "now there is none");
+        assert!(!places.was_called(1));
+        drop(first);
+        assert!(woken(1) && places.was_called(1) && !places.was_called(1));
+        drop(second);
+        assert!(!woken(1) && !places.was_called(1), "it has not waited again");
+        assert!(!woken(0), "nobody waits there");
+        // One that has looked by itself is not called any more.
+        let held = [0, 1].map(|worker| places.take(worker, None).expect("room"));
+        assert!(places.wait(0));
+        assert!(places.wait(1));
+        places.stop_waiting(1);
+        drop(held);
+        assert!(woken(0) && !woken(1));
     }
 
     #[test]

@@ -60,6 +60,26 @@ pub fn io_uring_works() -> bool {
     }
 }
 
+/// A port that the kernel gives to nobody else, on which nobody listens yet: servers of the test
+/// may, one after the other. Otherwise a port that was free a moment ago may be another test's.
+pub struct ReservedPort {
+    pub addr: SocketAddr,
+    _socket: socket2::Socket,
+}
+
+impl ReservedPort {
+    pub fn new() -> ReservedPort {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+        let socket = socket.expect("a socket");
+        socket.set_reuse_address(true).expect("a TCP socket");
+        socket.set_reuse_port(true).expect("a TCP socket");
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        socket.bind(&any.into()).expect("a free port");
+        let addr = socket.local_addr().expect("bound").as_socket().expect("a TCP address");
+        ReservedPort { addr, _socket: socket }
+    }
+}
+
 /// A server on its own threads, stopped when dropped.
 pub struct TestServer {
     pub addr: SocketAddr,
@@ -208,35 +228,20 @@ impl Peer {
     /// Everything up to and including the first empty line.
     pub fn read_head(&mut self) -> String {
         loop {
-            if let Some(end) = self.pending.windows(4).position(|four| four == b"\r\n\r\n") {
-                let head: Vec<u8> = self.pending.drain(..end + 4).collect();
-                return String::from_utf8(head).expect("ASCII");
+            if let Some(head) = take_head(&mut self.pending) {
+                return head;
             }
-            let len = self.pending.len();
-            self.need(len + 1);
+            self.need(self.pending.len() + 1);
         }
     }
 
     pub fn read_frame(&mut self) -> Frame {
-        self.need(2);
-        let (first, second) = (self.pending[0], self.pending[1]);
-        assert_eq!(second & 0x80, 0, "a server must not mask");
-        let (header, len) = match second {
-            126 => {
-                self.need(4);
-                (4, usize::from(u16::from_be_bytes([self.pending[2], self.pending[3]])))
+        loop {
+            match take_frame(&mut self.pending) {
+                Ok(frame) => return frame,
+                Err(needed) => self.need(needed),
             }
-            127 => {
-                self.need(10);
-                let len = u64::from_be_bytes(self.pending[2..10].try_into().expect("8 bytes"));
-                (10, usize::try_from(len).expect("fits"))
-            }
-            len => (2, usize::from(len)),
-        };
-        self.need(header + len);
-        let payload = self.pending[header..header + len].to_vec();
-        self.pending.drain(..header + len);
-        Frame { first, payload }
+        }
     }
 
     /// Reads on to the end of the connection. `Err` is a reset.
@@ -368,6 +373,36 @@ impl Peer {
     pub fn reset(self) {
         socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).expect("linger");
     }
+}
+
+/// Takes everything up to and including the first empty line, if there is one.
+pub fn take_head(pending: &mut Vec<u8>) -> Option<String> {
+    let end = pending.windows(4).position(|four| four == b"\r\n\r\n")?;
+    let head = pending.drain(..end + 4).collect();
+    Some(String::from_utf8(head).expect("ASCII"))
+}
+
+/// Takes a server's frame; `Err` is the number of bytes that have to be there to know more.
+pub fn take_frame(pending: &mut Vec<u8>) -> Result<Frame, usize> {
+    let bytes = &pending[..];
+    let (first, header, len) = match *bytes {
+        [first, len @ 0..=125, ..] => (first, 2, usize::from(len)),
+        [first, 126, high, low, ..] => (first, 4, usize::from(u16::from_be_bytes([high, low]))),
+        [first, 127, a, b, c, d, e, f, g, h, ..] => {
+            let len = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
+            (first, 10, usize::try_from(len).expect("fits"))
+        }
+        [_, 126, ..] => return Err(4),
+        [_, 127, ..] => return Err(10),
+        [_, 128..=255, ..] => panic!("a server must not mask"),
+        _ => return Err(2),
+    };
+    if bytes.len() < header + len {
+        return Err(header + len);
+    }
+    let payload = bytes[header..header + len].to_vec();
+    pending.drain(..header + len);
+    Ok(Frame { first, payload })
 }
 
 /// An HTTP answer as it was received.

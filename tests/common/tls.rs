@@ -18,7 +18,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
 use wirelane::tls::{Identity, Roots, ServerTls};
 
-use crate::common::{Frame, PATIENCE, frame, request};
+use crate::common::{Frame, PATIENCE, frame, request, take_frame, take_head};
 
 /// An authority.
 pub struct Authority {
@@ -236,34 +236,20 @@ impl TlsPeer {
 
     pub fn read_head(&mut self) -> String {
         loop {
-            if let Some(end) = self.pending.windows(4).position(|four| four == b"\r\n\r\n") {
-                let head: Vec<u8> = self.pending.drain(..end + 4).collect();
-                return String::from_utf8(head).expect("ASCII");
+            if let Some(head) = take_head(&mut self.pending) {
+                return head;
             }
-            let len = self.pending.len();
-            self.need(len + 1);
+            self.need(self.pending.len() + 1);
         }
     }
 
     pub fn read_frame(&mut self) -> Frame {
-        self.need(2);
-        let (first, second) = (self.pending[0], self.pending[1]);
-        let (header, len) = match second {
-            126 => {
-                self.need(4);
-                (4, usize::from(u16::from_be_bytes([self.pending[2], self.pending[3]])))
+        loop {
+            match take_frame(&mut self.pending) {
+                Ok(frame) => return frame,
+                Err(needed) => self.need(needed),
             }
-            127 => {
-                self.need(10);
-                let len = u64::from_be_bytes(self.pending[2..10].try_into().expect("8 bytes"));
-                (10, usize::try_from(len).expect("fits"))
-            }
-            len => (2, usize::from(len)),
-        };
-        self.need(header + len);
-        let payload = self.pending[header..header + len].to_vec();
-        self.pending.drain(..header + len);
-        Frame { first, payload }
+        }
     }
 
     /// Sends a message and expects it back.

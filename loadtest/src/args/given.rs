@@ -40,8 +40,18 @@ const IDLE: &[&str] = &["connections", "concurrency", "echo", "hold", "deflate"]
 const SERVERS: &[&str] = &["server-cpu", "load-cpu", "markdown", "rounds"];
 const MATRIX: &[&str] = &["server", "drivers", "connections", "sizes", "depths"];
 const COMPARE: &[&str] = &[
-    "budget", "full", "quick", "cells", "who", "starts", "window", "no-build", "save", "examples",
+    "budget",
+    "full",
+    "quick",
+    "cells",
+    "who",
+    "starts",
+    "window",
+    "no-build",
+    "save",
+    "examples",
     "peers",
+    "deflate-level",
 ];
 const SERVE: &[&str] = &["mode", "listen", "driver", "publishers", "copies", "topics"];
 pub(super) const ALL_GROUPS: &[&[&str]] = &[
@@ -110,6 +120,7 @@ pub(super) struct Given {
     save: Option<PathBuf>,
     examples: Option<PathBuf>,
     peers: Option<PathBuf>,
+    deflate_level: Option<u8>,
 }
 
 impl Given {
@@ -170,13 +181,14 @@ impl Given {
             "budget" => self.budget = true,
             "full" => self.full = true,
             "quick" => self.quick = true,
-            "cells" => self.cells = words(&parser.value()?.string()?),
+            "cells" => self.cells = names(&parser.value()?.string()?),
             "who" => self.who = words(&parser.value()?.string()?),
             "starts" => self.starts = Some(parser.value()?.parse()?),
             "window" => self.window = Some(duration(name, &parser.value()?.string()?)?),
             "save" => self.save = Some(parser.value()?.into()),
             "examples" => self.examples = Some(parser.value()?.into()),
             "peers" => self.peers = Some(parser.value()?.into()),
+            "deflate-level" => self.deflate_level = Some(parser.value()?.parse()?),
             "no-build" => self.no_build = true,
             other => return Err(UsageError(format!("unknown option --{other}"))),
         }
@@ -330,8 +342,10 @@ impl Given {
         if window < Duration::from_millis(10) {
             return Err(UsageError("--window must be at least 10ms".to_owned()));
         }
+        check_range("deflate-level", self.deflate_level.unwrap_or(1).into(), 1, 9)?;
         Ok(Compare {
             output: self.output(),
+            deflate_level: self.deflate_level,
             suite,
             cells: std::mem::take(&mut self.cells),
             who: std::mem::take(&mut self.who),
@@ -393,6 +407,13 @@ impl Given {
             markdown: self.markdown.take(),
         })
     }
+}
+
+/// What commas separate that no space follows: the names of cells have commas themselves.
+fn names(text: &str) -> Vec<String> {
+    const INSIDE: &str = "\0";
+    let marked = text.replace(", ", INSIDE);
+    words(&marked).into_iter().map(|name| name.replace(INSIDE, ", ")).collect()
 }
 
 /// What commas separate.

@@ -172,6 +172,8 @@ pub(crate) struct Compare {
     pub(crate) rounds: usize,
     pub(crate) window: Duration,
     pub(crate) build: bool,
+    /// At which level ours compress, if not at their default.
+    pub(crate) deflate_level: Option<u8>,
     pub(crate) server_cpu: usize,
     pub(crate) load_cpu: usize,
     pub(crate) markdown: Option<PathBuf>,

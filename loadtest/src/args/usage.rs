@@ -56,11 +56,13 @@ compare
   --budget             the rows of the budget only
   --full               every combination; takes hours with everybody
   --quick              one start of 5 rounds instead of 3 of 8
-  --cells WORD,...     only cells whose name contains one of the words
+  --cells NAME,...     only cells whose name contains one of these, such as
+                       'connect, 32 at once, TLS,echo 32' (no space after a comma between two)
   --who NAME,...       only these beside uwebsockets, such as wirelane, raw, tokio-websockets
   --starts N           fresh starts of every server (default 3)
   --rounds N           windows of each server and cell after a start (default 8)
   --window TIME        length of a window (default 150ms; latency: five times that)
+  --deflate-level N    ours compress at this level, 1 to 9 (default: theirs, which is 1)
   --no-build           take the peers as they are, build none
   --peers DIR          where they are (default: target/peers)
   --examples DIR       where ours are (default: examples/ beside this program)

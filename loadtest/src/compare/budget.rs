@@ -5,7 +5,7 @@ use crate::batch::Content::{Ascii, Binary, Json, MixedUtf8};
 use crate::compare::Outcome;
 use crate::compare::cell::{Cell, Deflate, Task};
 use crate::compare::contestant::{BASELINE, Contestant};
-use crate::compare::measure::Figure;
+use crate::compare::sample::Figure;
 use crate::compare::summary::{Summary, kept, summarise};
 use crate::text::{aligned, grouped};
 
@@ -38,7 +38,7 @@ const KIB: usize = 1024;
 
 fn rows() -> Vec<Row> {
     use Bound::{Absolute, AtLeast, AtMost, Bytes};
-    use Figure::{Calls, CpuNs, FreshBytes, P50, PerSecond, UsedBytes};
+    use Figure::{Calls, CpuNs, FreshBytes, P50, P99, P999, P9999, PerSecond, UsedBytes};
     let row = |what, cell, figure, bound| Row { what, cell, figure, bound };
     let publish = |depth| Cell::new(Task::Broadcast, 200, 100, depth, Ascii);
     let mut rows = vec![
@@ -72,12 +72,23 @@ fn rows() -> Vec<Row> {
         ),
         row("handshakes, CPU each", Cell::new(Task::Connect, 32, 0, 1, Ascii), CpuNs, AtMost(0.95)),
     ];
-    for (what, deflate) in [
-        ("deflate echo, shared, (32, 1024 JSON, 8)", Deflate::Shared),
-        ("deflate echo, dedicated, (32, 1024 JSON, 8)", Deflate::Dedicated),
+    for (what, deflate, size, least) in [
+        ("deflate echo, shared, (32, 64 JSON, 8)", Deflate::Shared, 64, 1.0),
+        ("deflate echo, shared, (32, 1024 JSON, 8)", Deflate::Shared, KIB, 1.2),
+        ("deflate echo, shared, (32, 16384 JSON, 8)", Deflate::Shared, 16 * KIB, 1.0),
+        ("deflate echo, dedicated, (32, 64 JSON, 8)", Deflate::Dedicated, 64, 1.0),
+        ("deflate echo, dedicated, (32, 1024 JSON, 8)", Deflate::Dedicated, KIB, 1.2),
+        ("deflate echo, dedicated, (32, 16384 JSON, 8)", Deflate::Dedicated, 16 * KIB, 1.0),
     ] {
-        let cell = Cell::echo(32, KIB, 8, Json).deflated(deflate);
-        rows.push(row(what, cell, PerSecond, AtLeast(1.2)));
+        let cell = Cell::echo(32, size, 8, Json).deflated(deflate);
+        rows.push(row(what, cell, PerSecond, AtLeast(least)));
+    }
+    for (what, depth) in [
+        ("publish 1 KiB of JSON, compressed, to 200, 1 a turn", 1),
+        ("publish 1 KiB of JSON, compressed, to 200, 16 a turn", 16),
+    ] {
+        let cell = Cell::new(Task::Broadcast, 200, KIB, depth, Json).deflated(Deflate::Shared);
+        rows.push(row(what, cell, PerSecond, AtLeast(1.5)));
     }
     for (what, size) in [
         ("TLS echo (32, 20, 1)", 20),
@@ -89,6 +100,7 @@ fn rows() -> Vec<Row> {
     }
     let cell = Cell::new(Task::Connect, 32, 0, 1, Ascii).over_tls();
     rows.push(row("TLS handshakes/s", cell, PerSecond, AtLeast(1.0)));
+    rows.push(row("TLS handshakes/s, resumed", cell.resumed(), PerSecond, AtLeast(1.0)));
     for (what, connections, most) in
         [("system calls per echo, 1 connection", 1, 3.0), ("system calls per echo, 256", 256, 2.1)]
     {
@@ -98,6 +110,9 @@ fn rows() -> Vec<Row> {
     let cell = Cell::new(Task::Idle, 2000, 100, 1, Ascii);
     rows.push(row("bytes per idle connection, fresh", cell, FreshBytes, Bytes(256.0)));
     rows.push(row("bytes per idle connection, after traffic", cell, UsedBytes, Bytes(256.0)));
+    let cell = Cell::new(Task::Idle, 500, 100, 1, Ascii).over_tls();
+    rows.push(row("bytes per idle TLS connection, fresh", cell, FreshBytes, AtMost(1.0)));
+    rows.push(row("bytes per idle TLS connection, after traffic", cell, UsedBytes, AtMost(1.0)));
     for (what, rate) in [
         ("latency p50, 64 connections at 30 k/s", 30_000.0),
         ("latency p50, 64 connections at 60 k/s", 60_000.0),
@@ -105,6 +120,19 @@ fn rows() -> Vec<Row> {
     ] {
         let cell = Cell::new(Task::Latency(rate), 64, 20, 1, Binary);
         rows.push(row(what, cell, P50, AtMost(1.03)));
+    }
+    for (what, percent, figure) in [
+        ("latency p50, 64 connections at 50 % of capacity", 50, P50),
+        ("latency p99, 64 connections at 50 % of capacity", 50, P99),
+        ("latency p99.9, 64 connections at 50 % of capacity", 50, P999),
+        ("latency p99.99, 64 connections at 50 % of capacity", 50, P9999),
+        ("latency p50, 64 connections at 80 % of capacity", 80, P50),
+        ("latency p99, 64 connections at 80 % of capacity", 80, P99),
+        ("latency p99.9, 64 connections at 80 % of capacity", 80, P999),
+        ("latency p99.99, 64 connections at 80 % of capacity", 80, P9999),
+    ] {
+        let cell = Cell::new(Task::LatencyAt(percent), 64, 20, 1, Binary);
+        rows.push(row(what, cell, figure, AtMost(1.0)));
     }
     rows
 }

@@ -23,8 +23,7 @@ pub(crate) enum Task {
     Threads,
     /// Open loop with so many messages per second.
     Latency(f64),
-    /// Open loop at this percentage of what the slowest of the servers, limits left out, can do in
-    /// a closed one.
+    /// Open loop at this percentage of what the slower one of the baseline and ours keeps up with.
     LatencyAt(u32),
 }
 
@@ -96,6 +95,8 @@ pub(crate) struct Cell {
     pub(crate) content: Content,
     pub(crate) tls: bool,
     pub(crate) deflate: Deflate,
+    /// TLS sessions are resumed, where connections come and go.
+    pub(crate) resume: bool,
 }
 
 impl Cell {
@@ -107,7 +108,16 @@ impl Cell {
         depth: usize,
         content: Content,
     ) -> Self {
-        Self { task, connections, size, depth, content, tls: false, deflate: Deflate::Off }
+        Self {
+            task,
+            connections,
+            size,
+            depth,
+            content,
+            tls: false,
+            deflate: Deflate::Off,
+            resume: false,
+        }
     }
 
     /// A closed loop.
@@ -123,6 +133,13 @@ impl Cell {
     /// The same over TLS.
     pub(crate) const fn over_tls(mut self) -> Self {
         self.tls = true;
+        self
+    }
+
+    /// The same over TLS whose sessions are resumed.
+    pub(crate) const fn resumed(mut self) -> Self {
+        self.tls = true;
+        self.resume = true;
         self
     }
 
@@ -156,6 +173,9 @@ impl Cell {
         let content = self.content.name();
         let mut name = match self.task {
             Task::Echo => format!("echo {connections} x {size} {content} x {depth}"),
+            Task::Broadcast if self.content != Content::Ascii => {
+                format!("broadcast to {connections}, {size} {content}, {depth} a turn")
+            }
             Task::Broadcast => format!("broadcast to {connections}, {size}, {depth} a turn"),
             Task::Relay => format!("relay to {}, {size}, {depth} a turn", connections - 1),
             Task::Connect => format!("connect, {connections} at once"),
@@ -171,7 +191,7 @@ impl Cell {
             }
         };
         if self.tls {
-            name.push_str(", TLS");
+            name.push_str(if self.resume { ", TLS resumed" } else { ", TLS" });
         }
         if self.deflate != Deflate::Off {
             name.push_str(&format!(", deflate {}", self.deflate.name()));
@@ -235,8 +255,15 @@ pub(crate) fn default_cells() -> Vec<Cell> {
         cells.push(Cell::echo(32, size, 1, Binary).over_tls());
     }
     cells.push(Cell::new(Task::Connect, 32, 0, 1, Ascii).over_tls());
+    cells.push(Cell::new(Task::Connect, 32, 0, 1, Ascii).resumed());
+    cells.push(Cell::new(Task::Idle, 500, 100, 1, Ascii).over_tls());
     for deflate in [Deflate::Shared, Deflate::Dedicated] {
-        cells.push(Cell::echo(32, kib, 8, Json).deflated(deflate));
+        for size in [64, kib, 16 * kib] {
+            cells.push(Cell::echo(32, size, 8, Json).deflated(deflate));
+        }
+    }
+    for depth in [1, 16] {
+        cells.push(Cell::new(Task::Broadcast, 200, kib, depth, Json).deflated(Deflate::Shared));
     }
     cells
 }
@@ -271,14 +298,12 @@ pub(crate) fn full_cells() -> Vec<Cell> {
         }
     }
     cells.push(Cell::new(Task::Relay, 11, 100, 16, Ascii));
-    for size in [64, 16 * kib] {
-        for deflate in [Deflate::Shared, Deflate::Dedicated] {
-            cells.push(Cell::echo(32, size, 8, Json).deflated(deflate));
-        }
+    for depth in [1, 16] {
+        let cell = Cell::new(Task::Broadcast, 200, kib, depth, Json);
+        cells.push(cell.deflated(Deflate::Dedicated));
     }
     cells.push(Cell::new(Task::Idle, 500, 100, 1, Ascii));
     cells.push(Cell::new(Task::Idle, 8000, 100, 1, Ascii));
-    cells.push(Cell::new(Task::Idle, 2000, 100, 1, Ascii).over_tls());
     for deflate in [Deflate::Shared, Deflate::Dedicated] {
         cells.push(Cell::new(Task::Idle, 2000, 100, 1, Ascii).deflated(deflate));
     }

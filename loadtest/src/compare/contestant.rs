@@ -6,13 +6,15 @@ use std::path::{Path, PathBuf};
 
 use crate::compare::cell::{Cell, Deflate, Need, PUBLISHERS, Service, TOPICS, Task};
 
-/// Where programs are.
+/// Where programs are, and what ours are told.
 #[derive(Debug)]
 pub(crate) struct Places {
     /// Our examples.
     pub(crate) examples: PathBuf,
     /// What the build script for peers made, with `cert.pem` and `key.pem`.
     pub(crate) peers: PathBuf,
+    /// At which level ours compress, if not at their default.
+    pub(crate) deflate_level: Option<u8>,
 }
 
 /// A server that somebody else wrote, in a small program of ours.
@@ -20,7 +22,7 @@ pub(crate) struct Places {
 struct Peer {
     name: &'static str,
     services: &'static [Service],
-    tls: bool,
+    /// Empty but for [`Off`] if its crate cannot compress.
     deflate: &'static [Deflate],
 }
 
@@ -32,18 +34,16 @@ const PEERS: &[Peer] = &[
     Peer {
         name: "uwebsockets",
         services: &[Echo, Broadcast, Relay, Subscribe],
-        tls: true,
         deflate: &[Off, Shared, Dedicated],
     },
-    Peer { name: "fastwebsockets", services: &[Echo], tls: false, deflate: &[Off] },
-    Peer { name: "sockudo-ws", services: &[Echo], tls: false, deflate: &[Off] },
-    Peer { name: "tokio-tungstenite", services: &[Echo], tls: false, deflate: &[Off] },
-    Peer { name: "tokio-websockets", services: &[Echo], tls: false, deflate: &[Off] },
-    Peer { name: "yawc", services: &[Echo], tls: false, deflate: &[Off] },
+    Peer { name: "fastwebsockets", services: &[Echo], deflate: &[Off] },
+    Peer { name: "sockudo-ws", services: &[Echo], deflate: &[Off, Shared, Dedicated] },
+    Peer { name: "tokio-tungstenite", services: &[Echo], deflate: &[Off] },
+    Peer { name: "tokio-websockets", services: &[Echo], deflate: &[Off] },
+    Peer { name: "yawc", services: &[Echo], deflate: &[Off, Shared, Dedicated] },
     Peer {
         name: "ws-node",
         services: &[Echo, Broadcast, Relay],
-        tls: true,
         deflate: &[Off, Shared, Dedicated],
     },
 ];
@@ -81,6 +81,11 @@ impl Contestant {
         }
     }
 
+    /// Whether a share of capacity is a share of what the slowest of these keeps up with.
+    pub(crate) fn sets_the_pace(&self) -> bool {
+        matches!(self, Self::Wirelane { .. }) || self.name() == BASELINE
+    }
+
     /// What the build script for peers builds for it.
     pub(crate) fn package(&self) -> Option<&'static str> {
         match self {
@@ -113,6 +118,9 @@ impl Contestant {
                     }
                 }
                 words.extend(["--driver".into(), (*driver).into()]);
+                if let (Shared | Dedicated, Some(level)) = (need.deflate, places.deflate_level) {
+                    words.extend(["--deflate-level".into(), level.to_string().into()]);
+                }
             }
             Self::Raw { driver } => {
                 let plain = Need { service: Echo, tls: false, deflate: Off };
@@ -130,11 +138,8 @@ impl Contestant {
                 if !peer.services.contains(&need.service) {
                     return Err(format!("no {} in our program for it", need.service.name()));
                 }
-                if need.tls && !peer.tls {
-                    return Err("no TLS in our program for it".to_owned());
-                }
                 if !peer.deflate.contains(&need.deflate) {
-                    return Err("no compression in our program for it".to_owned());
+                    return Err("it has no permessage-deflate".to_owned());
                 }
                 words.push(existing(places.peers.join(peer.name))?);
                 words.extend(["--mode".into(), need.service.name().into()]);
@@ -206,7 +211,9 @@ mod tests {
             std::fs::write(directory.join(file), "").unwrap();
         }
         std::fs::write(directory.join("raw.failed"), "no compiler\n").unwrap();
-        let places = Places { examples: directory.join("examples"), peers: directory.clone() };
+        let examples = directory.join("examples");
+        std::fs::create_dir_all(&examples).unwrap();
+        let places = Places { examples, peers: directory.clone(), deflate_level: Some(6) };
         let relay = Cell { task: Task::Relay, ..PLAIN }.over_tls().deflated(Shared);
         let words = Contestant::Peer(0).command(&relay, &places).unwrap();
         let words: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
@@ -219,6 +226,10 @@ mod tests {
         assert!(raw.command(&relay, &places).unwrap_err().contains("no protocol"));
         let ours = Contestant::Wirelane { driver: "epoll" };
         assert!(ours.command(&PLAIN, &places).unwrap_err().contains("examples/echo is missing"));
+        std::fs::write(places.examples.join("relay"), "").unwrap();
+        let words = ours.command(&relay, &places).unwrap();
+        let words: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
+        assert_eq!(words[1..5], ["--driver", "epoll", "--deflate-level", "6"]);
         assert!(Contestant::Peer(1).command(&relay, &places).is_err());
         std::fs::remove_dir_all(&directory).unwrap();
     }

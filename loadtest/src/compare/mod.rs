@@ -3,14 +3,21 @@
 //! ```text
 //!  cells, contestants ──> measure ──> summary ──> tables, budget, JSON, CSV, plots
 //!                            │
-//!                            └── server, load (engine, fanout, connect, pace)
+//!                            └── bench (one cell, one start) ──> loads (engine, fanout, connect,
+//!                                ├── memory                      pace), server
+//!                                └── capacity
 //! ```
 
+pub(crate) mod bench;
 pub(crate) mod budget;
+pub(crate) mod capacity;
 pub(crate) mod cell;
 pub(crate) mod contestant;
+pub(crate) mod loads;
 pub(crate) mod measure;
+pub(crate) mod memory;
 pub(crate) mod plots;
+pub(crate) mod sample;
 pub(crate) mod save;
 pub(crate) mod summary;
 pub(crate) mod tables;
@@ -22,7 +29,8 @@ use std::time::Duration;
 use crate::args;
 use crate::compare::cell::Cell;
 use crate::compare::contestant::{BASELINE, Contestant, Places};
-use crate::compare::measure::{CellResult, Manner, measure};
+use crate::compare::measure::{Manner, measure};
+use crate::compare::sample::CellResult;
 use crate::failure::{Context, Failure};
 use crate::process;
 use crate::progress::Progress;
@@ -33,6 +41,8 @@ pub(crate) struct Outcome {
     pub(crate) contestants: Vec<Contestant>,
     pub(crate) results: Vec<CellResult>,
     pub(crate) manner: Manner,
+    /// At which level ours compressed, if not at their default.
+    pub(crate) deflate_level: Option<u8>,
 }
 
 /// Runs the mode.
@@ -82,7 +92,7 @@ pub(crate) fn run(options: &args::Compare, progress: &mut Progress) -> Result<Ou
             .collect();
         return Err(Failure::new(format!("nobody could be measured; {}", reasons.join("; "))));
     }
-    Ok(Outcome { contestants, results, manner })
+    Ok(Outcome { contestants, results, manner, deflate_level: options.deflate_level })
 }
 
 /// About how long the windows of these options take, without the opening of connections.
@@ -149,6 +159,7 @@ fn places(options: &args::Compare) -> Result<Places, Failure> {
     Ok(Places {
         examples: options.examples.clone().unwrap_or_else(|| profile.join("examples")),
         peers: options.peers.clone().unwrap_or_else(|| target.join("peers")),
+        deflate_level: options.deflate_level,
     })
 }
 

@@ -6,7 +6,7 @@ use crate::batch::Content;
 use crate::compare::Outcome;
 use crate::compare::cell::{Cell, Deflate, Task};
 use crate::compare::contestant::{BASELINE, Contestant};
-use crate::compare::measure::{CellResult, Figure};
+use crate::compare::sample::{CellResult, Figure};
 use crate::compare::summary::{kept, summarise};
 use crate::plot::{Axis, Bars, Chart, Picture, Series};
 

@@ -1,6 +1,6 @@
 //! Rounds in, medians and paired ratios out.
 
-use crate::compare::measure::{CellResult, Figure, Round, disturbance, is_disturbed};
+use crate::compare::sample::{CellResult, Figure, Round, disturbance, is_disturbed};
 use crate::text::median;
 
 /// Fewer quiet rounds than this say nothing.
@@ -74,7 +74,7 @@ mod tests {
     use super::*;
     use crate::batch::Content;
     use crate::compare::cell::Cell;
-    use crate::compare::measure::Sample;
+    use crate::compare::sample::Sample;
 
     fn result(rounds: &[(f64, f64, f64)]) -> CellResult {
         let rounds = rounds.iter().map(|&(first, second, disturbance)| {
@@ -87,6 +87,7 @@ mod tests {
             rounds: rounds.collect(),
             absent: vec![None; 2],
             latency: vec![None; 2],
+            rate: None,
         }
     }
 

@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 
 use crate::compare::Outcome;
 use crate::compare::cell::Task;
-use crate::compare::contestant::BASELINE;
-use crate::compare::measure::{CellResult, Figure};
+use crate::compare::contestant::{BASELINE, Contestant};
+use crate::compare::sample::{CellResult, Figure};
 use crate::compare::summary::{is_saturated, kept, summarise};
 use crate::compare::{budget, estimate};
 use crate::environment::environment;
@@ -35,6 +35,13 @@ const VIEWS: &[View] = &[
         scale: 1.0,
         decimals: 0,
         unit: "ns",
+    },
+    View {
+        title: "Bytes that come back per message, where they are compressed",
+        figure: Figure::WireBytes,
+        scale: 1.0,
+        decimals: 0,
+        unit: "B",
     },
     View {
         title: "System calls of the server per message (less is better)",
@@ -78,6 +85,20 @@ const VIEWS: &[View] = &[
         decimals: 1,
         unit: "us",
     },
+    View {
+        title: "Latency p99.9, open loop (less is better)",
+        figure: Figure::P999,
+        scale: 1e-3,
+        decimals: 1,
+        unit: "us",
+    },
+    View {
+        title: "Latency p99.99, open loop (less is better)",
+        figure: Figure::P9999,
+        scale: 1e-3,
+        decimals: 1,
+        unit: "us",
+    },
 ];
 
 /// Everything as Markdown: the budget first, then a table per figure, then who is missing.
@@ -93,6 +114,9 @@ pub(crate) fn markdown(outcome: &Outcome) -> String {
         manner.rounds,
         manner.window.as_millis(),
     );
+    if let Some(level) = outcome.deflate_level {
+        text.push_str(&format!("Wirelane compresses at level {level}.\n\n"));
+    }
     if let Some(table) = budget::table(outcome) {
         text.push_str("## Budget\n\n");
         text.push_str(
@@ -109,6 +133,10 @@ pub(crate) fn markdown(outcome: &Outcome) -> String {
     }
     if let Some(table) = tails(outcome) {
         text.push_str("## Latency of all rounds together, in us\n\n");
+        text.push_str(
+            "In brackets: against the raw TCP echo on epoll, on the same schedule in the same run, \
+             which is the part of it that no server answers for.\n\n",
+        );
         text.push_str(&table);
         text.push('\n');
     }
@@ -138,7 +166,7 @@ fn view_table(outcome: &Outcome, view: &View) -> Option<String> {
     let mut rows = vec![header];
     for result in &outcome.results {
         let kept = kept(result);
-        let mut row = vec![result.cell.name()];
+        let mut row = vec![title(result)];
         if kept.disturbed {
             row[0].push_str(" ~");
         }
@@ -167,22 +195,39 @@ const TAILS: [(&str, f64); 5] =
     [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999), ("p99.99", 0.9999)];
 
 fn tails(outcome: &Outcome) -> Option<String> {
+    let limit = Contestant::Raw { driver: "epoll" };
+    let limit = outcome.contestants.iter().position(|contestant| *contestant == limit);
     let mut header = vec!["cell".to_owned(), "server".to_owned()];
     header.extend(TAILS.iter().map(|(name, _)| (*name).to_owned()));
     header.push("max".to_owned());
     let mut rows = vec![header];
     for result in &outcome.results {
+        let limit = limit.and_then(|limit| result.latency[limit].as_ref());
         for (contestant, latency) in outcome.contestants.iter().zip(&result.latency) {
             let Some(latency) = latency else { continue };
-            let mut row = vec![result.cell.name(), contestant.name()];
+            let mut row = vec![title(result), contestant.name()];
             row.extend(TAILS.iter().map(|(_, quantile)| {
-                grouped(latency.value_at_quantile(*quantile) as f64 / 1e3, 1)
+                let value = latency.value_at_quantile(*quantile) as f64;
+                let shown = grouped(value / 1e3, 1);
+                let limit = limit.map(|limit| limit.value_at_quantile(*quantile) as f64);
+                match limit.filter(|limit| *limit > 0.0) {
+                    Some(limit) => format!("{shown} ({:.2})", value / limit),
+                    None => shown,
+                }
             }));
             row.push(grouped(latency.max() as f64 / 1e3, 1));
             rows.push(row);
         }
     }
     (rows.len() > 1).then(|| aligned(&rows))
+}
+
+/// The name of a cell, with what a share of capacity came to.
+fn title(result: &CellResult) -> String {
+    match result.rate {
+        Some(rate) => format!("{} ({}/s)", result.cell.name(), grouped(rate, 0)),
+        None => result.cell.name(),
+    }
 }
 
 /// One line for each contestant and reason, with the cells that it is about.
@@ -222,13 +267,15 @@ pub(crate) fn json(outcome: &Outcome) -> Value {
         "window_seconds": manner.window.as_secs_f64(),
         "windows_seconds": estimate(&cells, outcome.contestants.len(), manner).as_secs_f64(),
         "server_cpu": manner.server_cpu,
+        "deflate_level": outcome.deflate_level,
         "cells": outcome.results.iter().map(|it| cell_json(outcome, it)).collect::<Vec<_>>(),
     })
 }
 
-const FIGURES: [(Figure, &str); 10] = [
+const FIGURES: [(Figure, &str); 11] = [
     (Figure::PerSecond, "per_second"),
     (Figure::CpuNs, "cpu_ns"),
+    (Figure::WireBytes, "received_bytes_per_message"),
     (Figure::Calls, "calls_per_message"),
     (Figure::FreshBytes, "fresh_bytes_per_connection"),
     (Figure::UsedBytes, "used_bytes_per_connection"),
@@ -248,6 +295,7 @@ pub(crate) fn csv(outcome: &Outcome) -> String {
         "depth",
         "content",
         "tls",
+        "resumed",
         "deflate",
         "server",
         "figure",
@@ -270,6 +318,7 @@ pub(crate) fn csv(outcome: &Outcome) -> String {
                     cell.depth.to_string(),
                     cell.content.name().to_owned(),
                     cell.tls.to_string(),
+                    cell.resume.to_string(),
                     cell.deflate.name().to_owned(),
                     contestant.name(),
                     name.to_owned(),
@@ -321,7 +370,7 @@ fn cell_json(outcome: &Outcome, result: &CellResult) -> Value {
         .collect();
     let rate = match cell.task {
         Task::Latency(rate) => Some(rate),
-        _ => None,
+        _ => result.rate,
     };
     json!({
         "name": cell.name(),
@@ -332,6 +381,7 @@ fn cell_json(outcome: &Outcome, result: &CellResult) -> Value {
         "content": cell.content.name(),
         "messages_per_second": rate,
         "tls": cell.tls,
+        "resumed": cell.resume,
         "deflate": cell.deflate.name(),
         "rounds": result.rounds.len(),
         "rounds_kept": kept.rounds.len(),

@@ -127,6 +127,12 @@ impl Extension {
         }
     }
 
+    /// No message is read or written any more.
+    pub(super) fn forget(&mut self) {
+        self.given = Given::Nothing;
+        self.held = None;
+    }
+
     /// The inflater of the message in progress, for something of it.
     pub(super) fn inflater(&mut self, pool: &mut BufferPool) -> &mut Inflater {
         self.given = Given::Something;
@@ -239,6 +245,24 @@ impl Endpoint {
             && let Some(deflater) = &mut held.deflater
         {
             deflater.forget();
+        }
+    }
+
+    /// Frees the dedicated compressor if nothing was compressed since the last call of this. The
+    /// next message makes a new one and begins with an empty window, which the peer need not know
+    /// (RFC 7692 7.2.3): it only gets longer than it might have been. For whoever has a clock: the
+    /// workers call it whenever they send a keep-alive ping.
+    pub fn release_idle_compressor(&mut self, pool: &mut BufferPool) {
+        let Some(held) = &mut self.extension.held else { return };
+        let Some(deflater) = &mut held.deflater else { return };
+        if deflater.take_used() {
+            return;
+        }
+        held.deflater = None;
+        if held.inflater.is_none()
+            && let Some(held) = self.extension.held.take()
+        {
+            pool.codecs().give(held);
         }
     }
 

@@ -285,6 +285,9 @@ impl Endpoint {
         let arrived = input.len().min(remaining);
         let piece = input.split_off_mut(..arrived).unwrap_or_default();
         let complete = arrived == remaining;
+        if !self.lifecycle.delivers() && !frame.opcode.is_control() {
+            return Ok(self.skip_payload(frame, arrived));
+        }
         if self.extension.inflating && !frame.opcode.is_control() {
             return self.inflate_payload(frame, piece, complete, pool);
         }
@@ -339,6 +342,22 @@ impl Endpoint {
                 Ok(Progress::Fragment)
             }
         }
+    }
+
+    /// Passes over what has arrived of a payload. RFC 6455 5.5.1: who sent a Close need not process
+    /// what comes after it; but where frames and messages begin and end still matters, because the
+    /// peer's Close is among them.
+    #[cold]
+    fn skip_payload<'b>(&mut self, mut frame: Frame, arrived: usize) -> Progress<'b> {
+        frame.received += arrived as u32;
+        let complete = frame.remaining() == 0;
+        self.message = (!complete || !frame.fin).then(Assembly::binary);
+        if !complete {
+            self.reading = Reading::Payload(frame);
+            return Progress::Incomplete;
+        }
+        self.reading = Reading::NEXT_FRAME;
+        Progress::Fragment
     }
 
     /// Keeps a piece of a control frame, which has at most 125 bytes.

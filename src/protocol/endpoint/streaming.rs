@@ -143,7 +143,7 @@ impl Endpoint {
                     return Ok(None);
                 }
             };
-            if frame.opcode.is_control() {
+            if frame.opcode.is_control() || !self.lifecycle.delivers() {
                 match self.read_payload(frame, input, pool)? {
                     Progress::Event(event @ Event::Close(_)) => {
                         return Ok(Some(Received::Control(event)));
@@ -162,10 +162,7 @@ impl Endpoint {
                 false => self.read_part(frame, input, max_message)?,
             };
             match step {
-                Step::Part(part) if self.lifecycle.delivers() => {
-                    return Ok(Some(Received::Part(part)));
-                }
-                Step::Part(ignored) => ignored.recycle(pool),
+                Step::Part(part) => return Ok(Some(Received::Part(part))),
                 Step::Skipped => {}
                 Step::Incomplete => return Ok(None),
             }
@@ -517,15 +514,16 @@ mod tests {
     }
 
     #[test]
-    fn messages_after_our_close_are_checked_and_not_handed_out() {
+    fn messages_after_our_close_are_passed_over() {
         let mut reader = generous();
         reader.read(&frame(false, Opcode::Text, b"begun")).expect("correct");
         reader.endpoint.close(None, "", &mut Vec::new());
         reader.read(&frame(true, Opcode::Continuation, b"unseen")).expect("correct");
+        reader.read(&frame(true, Opcode::Text, b"\xff")).expect("nobody looks at it");
         assert_eq!(reader.messages[0].payload, b"begun");
         assert_eq!(
-            reader.read(&frame(true, Opcode::Text, b"\xff")),
-            Err(ProtocolError::InvalidUtf8)
+            reader.read(&frame(true, Opcode::Continuation, b"")),
+            Err(ProtocolError::UnexpectedContinuation)
         );
     }
 

@@ -468,6 +468,36 @@ fn after_our_close_only_the_peers_close_is_handed_out() {
 }
 
 #[test]
+fn after_our_close_payloads_are_passed_over_and_memory_is_freed() {
+    let client = || Endpoint::client(Limits::new(), Box::new(|| [0; 4]));
+    // Not masked, for a client, and masked, for a server.
+    for (mut endpoint, mask) in [(client(), 0), (Endpoint::server(Limits::new()), 0x80)] {
+        let mut pool = BufferPool::new(1024 * 1024);
+        let key = &[0; 4][..if mask == 0 { 0 } else { 4 }];
+        let frame = |first: u8, payload: &[u8]| {
+            [&[first, mask | payload.len() as u8], key, payload].concat()
+        };
+        assert_eq!(feed(&mut endpoint, &frame(0x01, b"begun"), &mut pool), []);
+        assert!(endpoint.buffered() > 0);
+        assert!(endpoint.close(None, "", &mut Vec::new()));
+        assert_eq!(endpoint.buffered(), 0, "at once");
+        // Neither is text checked, nor is a message too long that nobody keeps.
+        let long = vec![0xFF; 1_000_000];
+        let rest = [&[0x80, mask | 127][..], &1_000_000_u64.to_be_bytes(), key, &long].concat();
+        for piece in rest.chunks(300_000) {
+            assert_eq!(feed(&mut endpoint, piece, &mut pool), []);
+            assert_eq!(endpoint.buffered(), 0);
+        }
+        for (first, payload) in [(0x81, &b"\xff"[..]), (0x89, b"ping"), (0x02, b""), (0x80, b"x")] {
+            assert_eq!(feed(&mut endpoint, &frame(first, payload), &mut pool), []);
+        }
+        let close = feed(&mut endpoint, &frame(0x88, b"\x03\xe8"), &mut pool);
+        assert_eq!(close, [Seen::Close(Some((1000, String::new())))]);
+        assert_eq!(endpoint.state(), State::Closed);
+    }
+}
+
+#[test]
 fn after_our_close_the_peer_is_still_held_to_the_rules() {
     for (input, error) in [(&b"\x83"[..], ReservedOpcode(3)), (b"\x81\x00", UnmaskedFrame)] {
         let mut endpoint = Endpoint::server(Limits::new());

@@ -24,6 +24,8 @@ pub(in crate::protocol) struct Deflater {
     stream: zlib_rs::Deflate,
     /// A reset is due before the next message.
     stale: bool,
+    /// See [`Self::take_used`].
+    used: bool,
 }
 
 impl Deflater {
@@ -36,12 +38,17 @@ impl Deflater {
             mem_level: MEM_LEVEL,
             ..DeflateConfig::default()
         };
-        Self { stream: zlib_rs::Deflate::new_with_config(config), stale: false }
+        Self { stream: zlib_rs::Deflate::new_with_config(config), stale: false, used: false }
     }
 
     /// Forgets all earlier messages before the next one.
     pub(in crate::protocol) fn forget(&mut self) {
         self.stale = true;
+    }
+
+    /// True if a message was compressed since this was asked for last.
+    pub(in crate::protocol) fn take_used(&mut self) -> bool {
+        std::mem::take(&mut self.used)
     }
 
     /// Compresses a message, which is not empty, and replaces the content of `out` by it
@@ -52,6 +59,7 @@ impl Deflater {
         mut payload: &[u8],
         out: &'o mut Vec<u8>,
     ) -> &'o [u8] {
+        self.used = true;
         if std::mem::take(&mut self.stale) {
             self.stream.reset();
         }

@@ -16,6 +16,10 @@ impl Deflater {
 
     pub(in crate::protocol) fn forget(&mut self) {}
 
+    pub(in crate::protocol) fn take_used(&mut self) -> bool {
+        false
+    }
+
     pub(in crate::protocol) fn deflate<'o>(
         &mut self,
         _payload: &[u8],

@@ -25,14 +25,14 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::core::Core;
 use super::route::{Outcome, Route, Vacant};
 use super::schedule::Owner;
 use super::{Crank, Shared};
-use crate::client::{DialError, DialEvent, DialId, DialStage, Plan};
+use crate::client::{ConnectError, DialError, DialEvent, DialId, DialStage, Plan};
 use crate::connection::NEVER;
 use crate::driver::{ConnectionId, Remote};
 use crate::protocol::CloseCode;
@@ -42,6 +42,37 @@ pub(crate) struct NewDial {
     pub(crate) serial: u64,
     pub(crate) plan: Arc<Plan>,
     pub(crate) make: Box<dyn FnOnce() -> Box<dyn Route> + Send>,
+    pub(crate) seat: HandlerSeat,
+}
+
+/// How many more handlers one worker can have: a route is known by 16 bits.
+#[derive(Debug)]
+pub(crate) struct HandlerSeats(Arc<AtomicUsize>);
+
+impl HandlerSeats {
+    /// Of a worker that begins with so many handlers.
+    pub(crate) fn beside(handlers: usize) -> Self {
+        Self(Arc::new(AtomicUsize::new((usize::from(u16::MAX) + 1).saturating_sub(handlers))))
+    }
+
+    /// A seat for one more, if there is one.
+    pub(crate) fn take(&self) -> Result<HandlerSeat, ConnectError> {
+        let less = |free: usize| free.checked_sub(1);
+        match self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less) {
+            Ok(_) => Ok(HandlerSeat(Arc::clone(&self.0))),
+            Err(_) => Err(ConnectError::TooManyHandlers),
+        }
+    }
+}
+
+/// The right of a handler to a number on its worker. Dropping it gives it back.
+#[derive(Debug)]
+pub(crate) struct HandlerSeat(Arc<AtomicUsize>);
+
+impl Drop for HandlerSeat {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 impl fmt::Debug for NewDial {
@@ -71,7 +102,7 @@ enum HandledBy {
     /// The handler of this route.
     Route(u16),
     /// One of its own.
-    Own(Box<dyn Route>),
+    Own(Box<dyn Route>, HandlerSeat),
 }
 
 /// One dial.
@@ -130,15 +161,15 @@ pub(crate) struct Dials {
     /// Dials whose open connection has ended.
     ended: Vec<u64>,
     /// Routes of handlers that came with a dial, and how many dials they have.
-    own_routes: HashMap<u16, usize>,
+    own_routes: HashMap<u16, (usize, HandlerSeat)>,
     free_routes: Vec<u16>,
 }
 
 impl Dials {
     /// Takes a dial of another thread.
     pub(super) fn add(&mut self, new: NewDial) {
-        let NewDial { serial, plan, make } = new;
-        self.requests.push(Request { serial, plan, handler: HandledBy::Own(make()) });
+        let NewDial { serial, plan, make, seat } = new;
+        self.requests.push(Request { serial, plan, handler: HandledBy::Own(make(), seat) });
     }
 
     /// The turn will end this dial.
@@ -198,8 +229,13 @@ impl Core {
     }
 
     /// The same for a handler of its own.
-    pub(crate) fn connect_with(&mut self, route: Box<dyn Route>, plan: Arc<Plan>) -> DialId {
-        self.request(plan, HandledBy::Own(route))
+    pub(crate) fn connect_with(
+        &mut self,
+        route: Box<dyn Route>,
+        plan: Arc<Plan>,
+    ) -> Result<DialId, ConnectError> {
+        let seat = self.shared.handler_seats[usize::from(self.worker)].take()?;
+        Ok(self.request(plan, HandledBy::Own(route, seat)))
     }
 
     fn request(&mut self, plan: Arc<Plan>, handler: HandledBy) -> DialId {
@@ -256,12 +292,9 @@ impl Crank {
         let Request { serial, plan, handler } = request;
         let route = match handler {
             HandledBy::Route(route) => route,
-            HandledBy::Own(route) => match self.add_route(route) {
-                Some(number) => number,
-                None => return log::error!("a worker has 65,536 handlers; one more was refused"),
-            },
+            HandledBy::Own(route, seat) => self.add_route(route, seat),
         };
-        if let Some(dials) = self.core.dials.own_routes.get_mut(&route) {
+        if let Some((dials, _)) = self.core.dials.own_routes.get_mut(&route) {
             *dials += 1;
         }
         let record = Record {
@@ -280,28 +313,27 @@ impl Crank {
 
     /// Finds a number for the route of a handler that came with a dial, and tells the handler that
     /// its worker is there.
-    fn add_route(&mut self, route: Box<dyn Route>) -> Option<u16> {
-        let number = match self.core.dials.free_routes.pop() {
-            Some(number) => number,
-            None => {
-                let number = u16::try_from(self.routes.len()).ok()?;
-                self.routes.push(Box::new(Vacant));
-                number
-            }
-        };
+    fn add_route(&mut self, route: Box<dyn Route>, seat: HandlerSeat) -> u16 {
+        let number = self.core.dials.free_routes.pop().unwrap_or_else(|| {
+            // Every route has a seat or was there from the beginning, and all seats together with
+            // those are as many as there are numbers.
+            let number = u16::try_from(self.routes.len()).expect("one number per seat");
+            self.routes.push(Box::new(Vacant));
+            number
+        });
         self.routes[usize::from(number)] = route;
-        self.core.dials.own_routes.insert(number, 0);
+        self.core.dials.own_routes.insert(number, (0, seat));
         let started = self.routes[usize::from(number)].start(&mut self.core, number);
         if started == Outcome::Panicked {
             self.core.tally.handler_panics += 1;
         }
-        Some(number)
+        number
     }
 
     /// One dial less for the route; the last one of a handler that came with a dial takes it along.
     fn leave_route(&mut self, route: u16) {
         let dials = &mut self.core.dials;
-        let Some(count) = dials.own_routes.get_mut(&route) else { return };
+        let Some((count, _)) = dials.own_routes.get_mut(&route) else { return };
         *count -= 1;
         // What it has asked for in its last callback is still its own.
         let wanted =

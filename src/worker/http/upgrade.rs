@@ -82,6 +82,12 @@ impl PeerAddr for Peer<'_> {
         let tls = self.core.table.get(self.id).and_then(|connection| connection.tls.as_ref());
         tls.map_or(Vec::new(), |tls| tls.peer_certificates())
     }
+
+    #[cfg(feature = "tls-no-provider")]
+    fn server_name(&self) -> Option<&str> {
+        let tls = self.core.table.get(self.id).and_then(|connection| connection.tls.as_ref());
+        tls.and_then(|tls| tls.server_name())
+    }
 }
 
 impl Core {

@@ -125,6 +125,31 @@ fn a_worker_that_spreads_loses_nobody() {
     });
 }
 
+/// The place that another worker gives back is taken in the same moment, not at the next try.
+#[test]
+fn a_place_of_another_worker_is_noticed_at_once() {
+    let mut setup = Setup::new(0);
+    (setup.config.workers, setup.config.accept) = (2, Accept::Spread);
+    setup.config.max_connections = 2;
+    let mut world = setup.serve(echo());
+    let mut clients = [world.client(), Client::new(&world.network)];
+    world.deliver(&mut clients);
+    // The second one went to the other worker, and the third one waits.
+    let mut batch = VecDeque::new();
+    world.shared.mailboxes[1].take(&mut batch);
+    assert_eq!(batch.len(), 1);
+    let _waiting = Client::new(&world.network);
+    world.run_until(world.now_ms() + 1_000, &mut clients);
+    let now_ms = world.now_ms();
+    let mut next = VecDeque::new();
+    world.shared.mailboxes[1].take(&mut next);
+    assert!(next.is_empty(), "there is no place for it");
+    batch.clear();
+    world.deliver(&mut clients);
+    world.shared.mailboxes[1].take(&mut next);
+    assert_eq!((next.len(), world.now_ms()), (1, now_ms));
+}
+
 /// Keeps a server full for ten seconds; the clients inside are still answered, and the turns that
 /// this takes are few.
 fn assert_calm(world: &mut World, clients: &mut [Client]) {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::log::panic_quietly;
 use super::world::{Setup, World};
-use crate::client::{Dial, DialError, DialEvent, DialId, DialStage, Reconnect};
+use crate::client::{ConnectError, Dial, DialError, DialEvent, DialId, DialStage, Reconnect};
 use crate::config::Config;
 use crate::context::WorkerContext;
 use crate::driver::simulated::{Faults, Peer, Random, Reception, for_each_seed};
@@ -383,4 +383,35 @@ fn servers_that_come_and_go_leave_nothing_on_any_network() {
         echoes += seen.1;
     });
     assert!(opened > 10 && echoes > 10, "{opened} connections, {echoes} echoes: too few");
+}
+
+/// A handler that does nothing.
+struct Idle;
+
+impl Handler for Idle {
+    type Session = ();
+
+    fn on_message(&mut self, _ws: &mut WebSocket<'_, ()>, _message: Message<'_>) {}
+}
+
+#[test]
+fn a_handler_too_many_is_an_error_of_the_call() {
+    let mut world = Setup::new(0).serve_unwatched(Idle);
+    let seats = &world.shared.handler_seats[0];
+    // Everybody but one.
+    let mut held: Vec<_> = std::iter::from_fn(|| seats.take().ok()).collect();
+    assert!(held.len() > 65_000, "{}", held.len());
+    let dial = to(&[addr(1)]).reconnect(Reconnect::new());
+    let too_many = Err(ConnectError::TooManyHandlers);
+    assert_eq!(world.handle.connect(&dial, Idle), too_many);
+    held.pop();
+    for _ in 0..3 {
+        let id = world.handle.connect(&dial, Idle).expect("a seat");
+        // The seat is taken while the dial is under way, and before the worker knows of it.
+        assert_eq!(world.handle.connect(&dial, Idle), too_many);
+        world.turn();
+        assert_eq!(world.handle.connect(&dial, Idle), too_many);
+        world.handle.disconnect(id).expect("room in the mailbox");
+        world.deliver(&mut []);
+    }
 }

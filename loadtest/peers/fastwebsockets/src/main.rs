@@ -33,14 +33,20 @@ async fn answer(
     Ok(response)
 }
 
-async fn serve(stream: TcpStream) {
-    let connection = hyper::server::conn::http1::Builder::new()
-        .serve_connection(TokioIo::new(stream), service_fn(answer))
-        .with_upgrades();
-    // A connection that ends in an error ends all the same.
-    let _ = connection.await;
+struct Echo;
+
+impl Peer for Echo {
+    const COMPRESSES: bool = false;
+
+    async fn serve<S: Io>(stream: S, _deflate: Deflate) {
+        let connection = hyper::server::conn::http1::Builder::new()
+            .serve_connection(TokioIo::new(stream), service_fn(answer))
+            .with_upgrades();
+        // A connection that ends in an error ends all the same.
+        let _ = connection.await;
+    }
 }
 
 fn main() {
-    run(serve);
+    run::<Echo>();
 }

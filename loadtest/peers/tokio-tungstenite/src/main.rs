@@ -5,15 +5,21 @@ use tokio_tungstenite::accept_async;
 
 include!("../../common.rs");
 
-async fn serve(stream: TcpStream) {
-    let Ok(mut ws) = accept_async(stream).await else { return };
-    while let Some(Ok(message)) = ws.next().await {
-        if (message.is_text() || message.is_binary()) && ws.send(message).await.is_err() {
-            return;
+struct Echo;
+
+impl Peer for Echo {
+    const COMPRESSES: bool = false;
+
+    async fn serve<S: Io>(stream: S, _deflate: Deflate) {
+        let Ok(mut ws) = accept_async(stream).await else { return };
+        while let Some(Ok(message)) = ws.next().await {
+            if (message.is_text() || message.is_binary()) && ws.send(message).await.is_err() {
+                return;
+            }
         }
     }
 }
 
 fn main() {
-    run(serve);
+    run::<Echo>();
 }

@@ -425,6 +425,85 @@ fn nothing_is_held_between_messages_without_takeover() {
     assert!(endpoint.extension.held.is_none());
 }
 
+#[test]
+fn a_compressor_that_is_not_used_is_freed_and_made_anew() {
+    let mut endpoint = takeover();
+    let mut pool = BufferPool::new(1 << 20);
+    let mut decoder = Decompress::new(false);
+    let text = json(1000);
+    let mut sent = |endpoint: &mut Endpoint, pool: &mut BufferPool| {
+        let mut out = Vec::new();
+        assert_eq!(endpoint.send_compressed(Message::Text(&text), pool, &mut out), Ok(()));
+        let header = if out[1] == 126 { 4 } else { 2 };
+        assert_eq!(inflate(&mut decoder, &out[header..], text.len()), text.as_bytes());
+        out.len()
+    };
+    endpoint.release_idle_compressor(&mut pool);
+    let first = sent(&mut endpoint, &mut pool);
+    let second = sent(&mut endpoint, &mut pool);
+    assert!(second < first / 4);
+    endpoint.release_idle_compressor(&mut pool);
+    assert!(sent(&mut endpoint, &mut pool) <= second, "it was in use");
+    endpoint.release_idle_compressor(&mut pool);
+    assert!(endpoint.extension.held.is_some());
+    endpoint.release_idle_compressor(&mut pool);
+    assert!(endpoint.extension.held.is_none());
+    assert_eq!(sent(&mut endpoint, &mut pool), first);
+    assert_eq!(sent(&mut endpoint, &mut pool), second);
+
+    // What the peer sends still goes on with its window.
+    let mut other = Other::new();
+    for _ in 0..3 {
+        let payload = other.deflate(text.as_bytes());
+        let seen = feed(&mut endpoint, &frame(TEXT_DEFLATED, &payload), &mut pool);
+        assert_eq!(seen, [Seen::Text(text.clone())]);
+        endpoint.release_idle_compressor(&mut pool);
+    }
+    let held = endpoint.extension.held.as_ref().expect("the decompressor");
+    assert!(held.deflater.is_none() && held.inflater.is_some());
+}
+
+#[test]
+fn after_our_close_nothing_is_inflated_and_no_codec_is_held() {
+    let mut endpoint = takeover();
+    let mut pool = BufferPool::new(1 << 20);
+    let (mut other, mut out) = (Other::new(), Vec::new());
+    let text = json(3000);
+    let payload = other.deflate(text.as_bytes());
+    assert_eq!(
+        feed(&mut endpoint, &frame(TEXT_DEFLATED, &payload), &mut pool),
+        [Seen::Text(text.clone())]
+    );
+    assert_eq!(endpoint.send_compressed(Message::Text(&text), &mut pool, &mut out), Ok(()));
+    assert_eq!(feed(&mut endpoint, &frame(0x41, b"\xaa"), &mut pool), []);
+    assert!(endpoint.extension.held.is_some());
+    assert!(endpoint.close(Some(CloseCode::NORMAL), "", &mut out));
+    assert!(endpoint.buffered() == 0 && endpoint.extension.held.is_none());
+
+    let inflated = pool.inflated();
+    // The rest of a message, no deflate stream, a bomb; but RSV1 has its place.
+    let bomb = Other::new().deflate(&vec![0; 64 << 20]);
+    for input in
+        [frame(0x80, b"rest"), frame(TEXT_DEFLATED, b"\x07"), frame(BINARY_DEFLATED, &bomb)]
+    {
+        for piece in input.chunks(1000) {
+            assert_eq!(feed(&mut endpoint, piece, &mut pool), []);
+        }
+    }
+    assert_eq!((pool.inflated(), endpoint.buffered()), (inflated, 0));
+    assert!(endpoint.extension.held.is_none());
+    assert_eq!(feed(&mut endpoint, &frame(0x88, b"\x03\xe8"), &mut pool).len(), 1);
+    assert_eq!(endpoint.state(), State::Closed);
+
+    let mut endpoint = takeover();
+    assert!(endpoint.close(None, "", &mut out));
+    assert_eq!(feed(&mut endpoint, &frame(0x41, &payload), &mut pool), []);
+    assert_eq!(
+        feed(&mut endpoint, &frame(0xC0, b""), &mut pool),
+        [Seen::Failed(ProtocolError::ReservedBits)]
+    );
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 2 } else { 128 }))]
 
