@@ -22,7 +22,7 @@ mod runtime;
 #[cfg(feature = "tls-no-provider")]
 mod secure;
 mod stream;
-mod url;
+pub(crate) mod url;
 
 pub use dial::{Dial, Reconnect};
 pub(crate) use dial::{Place, Plan};

@@ -1,9 +1,11 @@
-//! Where requests are said to come from: PROXY headers, forwarded headers, networks.
+//! Where requests are said to come from: PROXY headers, forwarded headers, networks; and where ours
+//! go to: URLs.
 
 use std::net::IpAddr;
 
+use crate::client::url::{Endpoint, Url};
 use crate::protocol::Limits;
-use crate::protocol::upgrade::Request;
+use crate::protocol::upgrade::{ClientHandshake, Request, ServerHandshake};
 use crate::trust::network::Peers;
 use crate::trust::proxy_protocol::{self, MAX_LEN};
 use crate::trust::{ForwardedHeader, Trust};
@@ -72,4 +74,33 @@ pub fn networks(input: &[u8]) {
         assert_eq!(all.contain(Some(ip)), in_one, "{ip} in {text:?}");
         assert_eq!(all.contain(Some(ip.to_canonical())), in_one, "{ip} written otherwise");
     }
+}
+
+/// A URL that a client is told.
+pub fn url(input: &[u8]) {
+    let Ok(text) = std::str::from_utf8(input) else { return };
+    let Ok(url) = Url::parse(text) else { return };
+    match &url.endpoint {
+        Endpoint::Tcp { host, port } => {
+            assert!(!host.is_empty());
+            let default_port = if url.secure { 443 } else { 80 };
+            assert_eq!(url.host.ends_with(&format!(":{port}")), *port != default_port, "{url:?}");
+            let scheme = if url.secure { "wss" } else { "ws" };
+            let again = Url::parse(&format!("{scheme}://{}{}", url.host, url.target));
+            assert_eq!(again.as_ref(), Ok(&url), "written otherwise");
+        }
+        Endpoint::Unix(path) => assert!(!path.as_os_str().is_empty() && !url.secure),
+    }
+    // What would be written: nothing, or a request that says what the URL says and nothing else.
+    let mut head = Vec::new();
+    let mut client = ClientHandshake::new([7; 16]);
+    if client.write_request(&url.host, &url.target, &[], &[], &mut head).is_err() {
+        assert!(head.is_empty());
+        return;
+    }
+    let limits = Limits::new().max_head(1 << 20).max_target(1 << 16);
+    let request = Request::parse(&head, &limits).expect("a request");
+    assert_eq!((request.host(), request.target()), (Some(&*url.host), &*url.target));
+    assert_eq!(request.headers().count(), 5, "{}", head.escape_ascii());
+    ServerHandshake::check(&request).expect("an upgrade");
 }

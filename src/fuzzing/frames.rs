@@ -9,7 +9,7 @@ use crate::protocol::{
 
 /// What an endpoint made of its input, owned.
 #[derive(Clone, Debug, PartialEq)]
-enum Seen {
+pub(super) enum Seen {
     Text(String),
     Binary(Vec<u8>),
     Ping(Vec<u8>),
@@ -35,8 +35,8 @@ impl From<&Event<'_>> for Seen {
 
 /// What a run sees and answers must not depend on how its input was cut.
 #[derive(Debug, Default, PartialEq)]
-struct Run {
-    seen: Vec<Seen>,
+pub(super) struct Run {
+    pub(super) seen: Vec<Seen>,
     answers: Vec<u8>,
 }
 
@@ -89,7 +89,12 @@ pub fn frames(mut input: &[u8]) {
     }
 }
 
-fn run(mut endpoint: Endpoint, input: &[u8], cuts: &[usize], close_after: Option<usize>) -> Run {
+pub(super) fn run(
+    mut endpoint: Endpoint,
+    input: &[u8],
+    cuts: &[usize],
+    close_after: Option<usize>,
+) -> Run {
     let mut pool = BufferPool::new(1024 * 1024);
     let mut run = Run::default();
     let mut received = 0;
@@ -165,7 +170,7 @@ fn check_answers(is_client: bool, run: &Run) {
 }
 
 /// The messages of a stream that is taken in parts, put together again.
-fn run_in_parts(
+pub(super) fn run_in_parts(
     mut endpoint: Endpoint,
     input: &[u8],
     cuts: &[usize],

@@ -6,13 +6,19 @@
 //! finds those, too.
 
 mod addresses;
+mod bodies;
+#[cfg(feature = "deflate")]
+mod compression;
 mod frames;
 mod handshake;
 #[cfg(test)]
 mod replay;
 mod routing;
 
-pub use addresses::{forwarded, networks, proxy_header};
+pub use addresses::{forwarded, networks, proxy_header, url};
+pub use bodies::chunked;
+#[cfg(feature = "deflate")]
+pub use compression::{deflate, inflate};
 pub use frames::{close_frames, frames};
 pub use handshake::{extensions, request, response};
 pub use routing::{query, router};
@@ -21,17 +27,23 @@ pub use routing::{query, router};
 pub type Target = fn(&[u8]);
 
 /// Every target, by the name of its program and of the folder with its inputs.
-pub const TARGETS: [(&str, Target); 10] = [
+pub const TARGETS: &[(&str, Target)] = &[
+    ("chunked", chunked),
     ("close_frames", close_frames),
+    #[cfg(feature = "deflate")]
+    ("deflate", deflate),
     ("extensions", extensions),
     ("forwarded", forwarded),
     ("frames", frames),
+    #[cfg(feature = "deflate")]
+    ("inflate", inflate),
     ("networks", networks),
     ("proxy_header", proxy_header),
     ("query", query),
     ("request", request),
     ("response", response),
     ("router", router),
+    ("url", url),
 ];
 
 /// Takes the first byte of an input; 0 if there is none.

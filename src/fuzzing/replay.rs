@@ -59,7 +59,7 @@ fn change(inputs: &[Vec<u8>], numbers: &mut Numbers) -> Vec<u8> {
 
 #[test]
 fn every_promise_holds_for_every_known_input() {
-    for (name, target) in TARGETS {
+    for &(name, target) in TARGETS {
         let inputs = inputs(name);
         let mut numbers = Numbers(0x9E37_79B9_7F4A_7C15);
         let changed = (0..MADE).map(|_| change(&inputs, &mut numbers)).collect::<Vec<_>>();
@@ -75,7 +75,7 @@ fn every_promise_holds_for_every_known_input() {
 #[test]
 fn every_target_has_a_program() {
     let manifest = include_str!("../../tests/fuzz/Cargo.toml");
-    for (name, _) in TARGETS {
+    for &(name, _) in TARGETS {
         let program = format!("name = \"{name}\"\npath = \"targets/{name}.rs\"");
         assert!(manifest.contains(&program), "{name}");
         let source = folder("targets").join(format!("{name}.rs"));

@@ -79,18 +79,17 @@ impl TextBuffer {
     ///
     /// # Errors
     ///
-    /// As [`push`](Self::push); inside, that of `write`, and nothing was appended then.
-    pub(crate) fn push_with<E>(
+    /// As [`push`](Self::push).
+    pub(crate) fn push_with(
         &mut self,
         room: usize,
-        write: impl FnOnce(&mut [u8]) -> Result<usize, E>,
-    ) -> Result<Result<usize, E>, InvalidUtf8> {
+        write: impl FnOnce(&mut [u8]) -> usize,
+    ) -> Result<usize, InvalidUtf8> {
         let start = self.bytes.len();
         self.bytes.resize(start + room, 0);
         let written = write(&mut self.bytes[start..]);
-        let len = written.as_ref().map_or(0, |written| *written);
-        self.bytes.truncate(start + len);
-        if len > 0 {
+        self.bytes.truncate(start + written);
+        if written > 0 {
             self.valid = validate(&self.bytes, self.valid, start, false)?;
         }
         Ok(written)

@@ -255,7 +255,7 @@ impl Endpoint {
             let mut rest = &piece[usize::from(self.extension.given == Given::Ahead)..];
             let mut buffer = pool.take_for(STEP);
             let inflater = self.extension.inflater(pool);
-            let inflated = if message.text {
+            written = if message.text {
                 text = TextBuffer::with_buffer(buffer);
                 let cut = &message.cut[..usize::from(message.cut_len)];
                 let inflated = text
@@ -268,11 +268,11 @@ impl Endpoint {
             } else {
                 buffer.resize(STEP, 0);
                 let inflated = inflater.inflate(&mut rest, &mut buffer);
-                buffer.truncate(inflated.unwrap_or_default());
+                buffer.truncate(inflated);
                 binary = buffer;
                 inflated
             };
-            written = inflated?;
+            inflater.check()?;
             taken -= rest.len();
             if written == STEP && taken > 0 {
                 self.extension.given = Given::Ahead;

@@ -136,11 +136,11 @@ impl Assembly {
         if room == 0 {
             // Perhaps nothing comes any more.
             let mut too_much = [0];
-            let written = inflater.inflate(input, &mut too_much)?;
-            return match written {
-                0 => Ok(Inflated::All),
-                _ => Err(ProtocolError::MessageTooLong),
-            };
+            if inflater.inflate(input, &mut too_much) != 0 {
+                return Err(ProtocolError::MessageTooLong);
+            }
+            inflater.check()?;
+            return Ok(Inflated::All);
         }
         self.make_room(room, max, pool);
         let written = match &mut self.payload {
@@ -149,15 +149,16 @@ impl Assembly {
                 let len = bytes.len();
                 bytes.resize(len + room, 0);
                 let written = inflater.inflate(input, &mut bytes[len..]);
-                bytes.truncate(len + written.unwrap_or_default());
+                bytes.truncate(len + written);
                 Ok(written)
             }
             Payload::Streamed(_) => {
                 debug_assert!(false, "a stream is read by `receive_part` only");
-                Ok(Ok(0))
+                Ok(0)
             }
         };
-        let written = written.map_err(|InvalidUtf8| ProtocolError::InvalidUtf8)??;
+        let written = written.map_err(|InvalidUtf8| ProtocolError::InvalidUtf8)?;
+        inflater.check()?;
         pool.note_inflated(written);
         Ok(if written == room { Inflated::Some } else { Inflated::All })
     }

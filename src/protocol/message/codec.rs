@@ -93,32 +93,27 @@ pub(in crate::protocol) struct Inflater {
     ended: bool,
     /// The byte that may follow the last block has come, too.
     padded: bool,
+    /// See [`Self::check`].
+    error: Option<InflateError>,
 }
 
 impl Inflater {
     pub(in crate::protocol) fn new() -> Self {
-        Self { stream: zlib_rs::Inflate::new(false, 15), ended: false, padded: false }
+        Self { stream: zlib_rs::Inflate::new(false, 15), ended: false, padded: false, error: None }
     }
 
     /// Forgets all earlier messages.
     pub(in crate::protocol) fn reset(&mut self) {
         self.stream.reset(false);
-        (self.ended, self.padded) = (false, false);
+        (self.ended, self.padded, self.error) = (false, false, None);
     }
 
     /// Inflates from the front of `input` and gives how many bytes it wrote to `output`. Call it
-    /// again as long as it fills `output`, also when `input` is used up.
-    ///
-    /// # Errors
-    ///
-    /// [`InflateError`], at the first byte that cannot be right.
-    pub(in crate::protocol) fn inflate(
-        &mut self,
-        input: &mut &[u8],
-        output: &mut [u8],
-    ) -> Result<usize, InflateError> {
+    /// again as long as it fills `output`, also when `input` is used up; but look at what came out
+    /// and call [`check`](Self::check) before.
+    pub(in crate::protocol) fn inflate(&mut self, input: &mut &[u8], output: &mut [u8]) -> usize {
         let mut written = 0;
-        if !self.ended {
+        if !self.ended && self.error.is_none() {
             let (before_in, before_out) = (self.stream.total_in(), self.stream.total_out());
             let status = self.stream.decompress(input, output, InflateFlush::SyncFlush);
             *input = &input[(self.stream.total_in() - before_in) as usize..];
@@ -126,19 +121,30 @@ impl Inflater {
             match status {
                 Ok(Status::StreamEnd) => self.ended = true,
                 Ok(Status::Ok | Status::BufError) => {}
-                Err(_) => return Err(InflateError::Corrupt),
+                Err(_) => self.error = Some(InflateError::Corrupt),
             }
         }
         if self.ended && !input.is_empty() {
             // RFC 7692 7.2.3.4: behind a last block comes the first byte of an empty one, whose
             // other bytes were removed.
             if *input != [0] || self.padded {
-                return Err(InflateError::BlockAfterLast);
+                self.error = Some(InflateError::BlockAfterLast);
             }
             self.padded = true;
             *input = &[];
         }
-        Ok(written)
+        written
+    }
+
+    /// Says what is wrong with the input so far. It lies behind everything that came out, which may
+    /// break another rule: that one was broken first, and is found first if the input comes byte by
+    /// byte.
+    ///
+    /// # Errors
+    ///
+    /// [`InflateError`], as soon as the first byte is there that cannot be right.
+    pub(in crate::protocol) fn check(&self) -> Result<(), InflateError> {
+        self.error.map_or(Ok(()), Err)
     }
 
     /// The message is complete (RFC 7692 7.2.2). With `takeover` the next one goes on with this
@@ -168,8 +174,9 @@ impl Inflater {
 
     /// Takes bytes that mean nothing if everything before them was whole.
     fn expect_nothing(&mut self, mut input: &[u8]) -> Result<(), InflateError> {
-        match self.inflate(&mut input, &mut [0; 8]) {
-            Ok(0) if input.is_empty() => Ok(()),
+        let written = self.inflate(&mut input, &mut [0; 8]);
+        match self.error {
+            None if written == 0 && input.is_empty() => Ok(()),
             _ => Err(InflateError::Corrupt),
         }
     }

@@ -38,11 +38,11 @@ impl Inflater {
 
     pub(in crate::protocol) fn reset(&mut self) {}
 
-    pub(in crate::protocol) fn inflate(
-        &mut self,
-        _input: &mut &[u8],
-        _output: &mut [u8],
-    ) -> Result<usize, InflateError> {
+    pub(in crate::protocol) fn inflate(&mut self, _input: &mut &[u8], _output: &mut [u8]) -> usize {
+        0
+    }
+
+    pub(in crate::protocol) fn check(&self) -> Result<(), InflateError> {
         Err(InflateError::Corrupt)
     }
 

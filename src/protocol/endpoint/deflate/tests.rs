@@ -188,6 +188,30 @@ fn corrupt_data_is_1007_and_data_behind_the_last_block_1002() {
     assert_eq!(ProtocolError::BlockAfterLast.close_code(), CloseCode::PROTOCOL_ERROR);
 }
 
+/// What comes out in front of a mistake is looked at before the mistake, however it is cut.
+#[test]
+fn the_rule_that_is_broken_first_counts() {
+    let last = |payload: &[u8]| {
+        let mut out = Vec::with_capacity(100);
+        let mut compress = Compress::new(Compression::new(6), false);
+        let status = compress.compress_vec(payload, &mut out, FlushCompress::Finish);
+        assert_eq!(status.expect("compresses"), Status::StreamEnd);
+        out
+    };
+    let corrupt = [&Other::new().deflate(b"\xff")[..], TAIL, &[0x07]].concat();
+    let block_after_last = [last(b"\xff"), last(b"x")].concat();
+    for payload in [corrupt, block_after_last] {
+        let text = frame(TEXT_DEFLATED, &payload);
+        assert_eq!(seen(alone, &text), [Seen::Failed(ProtocolError::InvalidUtf8)]);
+        let binary = frame(BINARY_DEFLATED, &payload);
+        let Seen::Failed(error) = &seen(alone, &binary)[0] else { panic!("it is no message") };
+        assert!(
+            matches!(error, ProtocolError::CorruptDeflate | ProtocolError::BlockAfterLast),
+            "{error:?}"
+        );
+    }
+}
+
 #[test]
 fn inflated_text_is_checked_as_it_comes() {
     let invalid = [Seen::Failed(ProtocolError::InvalidUtf8)];
