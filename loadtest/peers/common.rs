@@ -17,9 +17,8 @@ trait Io: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Io for T {}
 
-/// permessage-deflate (RFC 7692). Crates that cannot compress read no value of it.
+/// permessage-deflate (RFC 7692).
 #[derive(Clone, Copy, PartialEq)]
-#[allow(dead_code)]
 enum Deflate {
     Off,
     /// Without context takeover, so that connections may share what compresses.
@@ -28,20 +27,39 @@ enum Deflate {
     Dedicated,
 }
 
+/// What is done with messages.
+#[derive(Clone, Copy, PartialEq)]
+enum Service {
+    /// Each goes back.
+    Echo,
+    /// Each goes to everybody.
+    Broadcast,
+}
+
+/// What the command line asks for.
+#[derive(Clone, Copy)]
+struct Task {
+    service: Service,
+    deflate: Deflate,
+}
+
 /// What a program does with its connections.
 trait Peer: 'static {
     /// Whether its crate can compress.
     const COMPRESSES: bool;
 
+    /// Whether this program knows [`Service::Broadcast`].
+    const FANS_OUT: bool;
+
     /// Serves a connection to its end.
-    fn serve<S: Io>(stream: S, deflate: Deflate) -> impl Future<Output = ()>;
+    fn serve<S: Io>(stream: S, task: Task) -> impl Future<Output = ()>;
 }
 
-/// `--mode echo --listen ADDR:PORT [--deflate off|shared|dedicated]
+/// `--mode echo|broadcast --listen ADDR:PORT [--deflate off|shared|dedicated]
 /// [--tls-cert FILE --tls-key FILE]`; serves every connection.
 fn run<P: Peer>() {
     let mut listen = "127.0.0.1:9001".to_owned();
-    let mut deflate = Deflate::Off;
+    let mut task = Task { service: Service::Echo, deflate: Deflate::Off };
     let (mut certificate, mut key) = (None, None);
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
@@ -49,8 +67,9 @@ fn run<P: Peer>() {
         match (word.as_str(), value.as_str()) {
             ("--listen", _) => listen = value,
             ("--mode", "echo") | ("--deflate", "off") => {}
-            ("--deflate", "shared") if P::COMPRESSES => deflate = Deflate::Shared,
-            ("--deflate", "dedicated") if P::COMPRESSES => deflate = Deflate::Dedicated,
+            ("--mode", "broadcast") if P::FANS_OUT => task.service = Service::Broadcast,
+            ("--deflate", "shared") if P::COMPRESSES => task.deflate = Deflate::Shared,
+            ("--deflate", "dedicated") if P::COMPRESSES => task.deflate = Deflate::Dedicated,
             ("--tls-cert", _) => certificate = Some(value),
             ("--tls-key", _) => key = Some(value),
             _ => wrong(&format!("unknown option {word} {value}")),
@@ -67,7 +86,7 @@ fn run<P: Peer>() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let local = tokio::task::LocalSet::new();
     let served = runtime
-        .and_then(|runtime| local.block_on(&runtime, accept::<P>(&listen, tls.as_ref(), deflate)));
+        .and_then(|runtime| local.block_on(&runtime, accept::<P>(&listen, tls.as_ref(), task)));
     if let Err(error) = served {
         eprintln!("{listen}: {error}");
         std::process::exit(1);
@@ -82,7 +101,7 @@ fn wrong(what: &str) -> ! {
 async fn accept<P: Peer>(
     listen: &str,
     tls: Option<&TlsAcceptor>,
-    deflate: Deflate,
+    task: Task,
 ) -> Result<(), std::io::Error> {
     let listener = TcpListener::bind(listen).await?;
     let scheme = if tls.is_some() { "wss" } else { "ws" };
@@ -93,14 +112,14 @@ async fn accept<P: Peer>(
         stream.set_nodelay(true)?;
         match tls {
             None => {
-                tokio::task::spawn_local(P::serve(stream, deflate));
+                tokio::task::spawn_local(P::serve(stream, task));
             }
             Some(tls) => {
                 let accepting = tls.accept(stream);
                 tokio::task::spawn_local(async move {
                     // Whoever fails in the handshake of TLS gets its alert from the acceptor.
                     if let Ok(stream) = accepting.await {
-                        P::serve(stream, deflate).await;
+                        P::serve(stream, task).await;
                     }
                 });
             }

@@ -261,6 +261,7 @@ pub(crate) fn default_cells() -> Vec<Cell> {
         for size in [64, kib, 16 * kib] {
             cells.push(Cell::echo(32, size, 8, Json).deflated(deflate));
         }
+        cells.push(Cell::new(Task::Idle, 500, 100, 1, Json).deflated(deflate));
     }
     for depth in [1, 16] {
         cells.push(Cell::new(Task::Broadcast, 200, kib, depth, Json).deflated(Deflate::Shared));
@@ -304,9 +305,6 @@ pub(crate) fn full_cells() -> Vec<Cell> {
     }
     cells.push(Cell::new(Task::Idle, 500, 100, 1, Ascii));
     cells.push(Cell::new(Task::Idle, 8000, 100, 1, Ascii));
-    for deflate in [Deflate::Shared, Deflate::Dedicated] {
-        cells.push(Cell::new(Task::Idle, 2000, 100, 1, Ascii).deflated(deflate));
-    }
     cells
 }
 

@@ -37,8 +37,9 @@ struct Echo;
 
 impl Peer for Echo {
     const COMPRESSES: bool = false;
+    const FANS_OUT: bool = false;
 
-    async fn serve<S: Io>(stream: S, _deflate: Deflate) {
+    async fn serve<S: Io>(stream: S, _task: Task) {
         let connection = hyper::server::conn::http1::Builder::new()
             .serve_connection(TokioIo::new(stream), service_fn(answer))
             .with_upgrades();

@@ -1,4 +1,4 @@
-//! Echo on sockudo-ws.
+//! Echo and broadcast on sockudo-ws.
 
 use futures_util::{SinkExt, StreamExt};
 use sockudo_ws::deflate::{DeflateConfig, negotiate_server_deflate};
@@ -8,14 +8,20 @@ use sockudo_ws::{CompressedWebSocketStream, Compression, Config, Message, WebSoc
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 include!("../../common.rs");
+include!("../../fanout.rs");
 
-struct Echo;
+thread_local! {
+    static EVERYBODY: broadcast::Sender<Message> = broadcast::Sender::new(MOST_WAITING);
+}
 
-impl Peer for Echo {
+struct Server;
+
+impl Peer for Server {
     const COMPRESSES: bool = true;
+    const FANS_OUT: bool = true;
 
-    async fn serve<S: Io>(mut stream: S, deflate: Deflate) {
-        let compression = match deflate {
+    async fn serve<S: Io>(mut stream: S, task: Task) {
+        let compression = match task.deflate {
             Deflate::Off => Compression::Disabled,
             Deflate::Shared => Compression::Shared,
             Deflate::Dedicated => Compression::Dedicated,
@@ -23,14 +29,14 @@ impl Peer for Echo {
         match compression.to_deflate_config() {
             None => {
                 if server_handshake(&mut stream).await.is_ok() {
-                    echo(WebSocketStream::server(stream, Config::default())).await;
+                    serve(WebSocketStream::server(stream, Config::default()), task).await;
                 }
             }
             Some(policy) => {
                 // Its own handshake knows no extensions.
                 if let Ok(agreed) = handshake(&mut stream, &policy).await {
                     let config = Config::default();
-                    echo(CompressedWebSocketStream::server(stream, config, agreed)).await;
+                    serve(CompressedWebSocketStream::server(stream, config, agreed), task).await;
                 }
             }
         }
@@ -57,24 +63,21 @@ async fn handshake(stream: &mut impl Io, policy: &DeflateConfig) -> Result<Defla
     }
 }
 
-async fn echo<W>(mut ws: W)
+async fn serve<W>(mut ws: W, task: Task)
 where
-    W: futures_util::Stream<Item = Result<Message, Error>>
-        + futures_util::Sink<Message, Error = Error>
-        + Unpin,
+    W: Stream<Item = Result<Message, Error>> + Sink<Message, Error = Error> + Unpin,
 {
+    let is_data = |it: &Message| matches!(it, Message::Text(_) | Message::Binary(_));
+    if task.service == Service::Broadcast {
+        return fan_out(ws, EVERYBODY.with(Clone::clone), is_data).await;
+    }
     while let Some(Ok(message)) = ws.next().await {
-        match message {
-            Message::Text(_) | Message::Binary(_) => {
-                if ws.send(message).await.is_err() {
-                    return;
-                }
-            }
-            _ => {}
+        if is_data(&message) && ws.send(message).await.is_err() {
+            return;
         }
     }
 }
 
 fn main() {
-    run::<Echo>();
+    run::<Server>();
 }

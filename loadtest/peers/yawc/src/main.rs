@@ -1,4 +1,4 @@
-//! Echo on yawc.
+//! Echo and broadcast on yawc.
 
 use std::sync::OnceLock;
 
@@ -8,14 +8,30 @@ use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
-use yawc::{CompressionLevel, DeflatePool, Options, WebSocket, frame::OpCode};
+use yawc::{
+    CompressionLevel, DeflatePool, Options, WebSocket,
+    frame::{Frame, OpCode},
+};
 
 include!("../../common.rs");
+include!("../../fanout.rs");
 
-async fn echo(fut: yawc::UpgradeFut) {
+thread_local! {
+    static EVERYBODY: broadcast::Sender<Frame> = broadcast::Sender::new(MOST_WAITING);
+}
+
+fn is_data(frame: &Frame) -> bool {
+    matches!(frame.opcode(), OpCode::Text | OpCode::Binary)
+}
+
+async fn serve(fut: yawc::UpgradeFut, service: Service) {
     let Ok(mut ws) = fut.await else { return };
+    if service == Service::Broadcast {
+        let ws = ws.map(Ok::<_, std::convert::Infallible>);
+        return fan_out(ws, EVERYBODY.with(Clone::clone), is_data).await;
+    }
     while let Some(frame) = ws.next().await {
-        if matches!(frame.opcode(), OpCode::Text | OpCode::Binary) && ws.send(frame).await.is_err() {
+        if is_data(&frame) && ws.send(frame).await.is_err() {
             return;
         }
     }
@@ -38,20 +54,21 @@ fn options(deflate: Deflate) -> Options {
 
 async fn answer(
     mut request: Request<Incoming>,
-    deflate: Deflate,
+    task: Task,
 ) -> yawc::Result<Response<Empty<Bytes>>> {
-    let (response, fut) = WebSocket::upgrade_with_options(&mut request, options(deflate))?;
-    tokio::task::spawn_local(echo(fut));
+    let (response, fut) = WebSocket::upgrade_with_options(&mut request, options(task.deflate))?;
+    tokio::task::spawn_local(serve(fut, task.service));
     Ok(response)
 }
 
-struct Echo;
+struct Server;
 
-impl Peer for Echo {
+impl Peer for Server {
     const COMPRESSES: bool = true;
+    const FANS_OUT: bool = true;
 
-    async fn serve<S: Io>(stream: S, deflate: Deflate) {
-        let service = service_fn(move |request| answer(request, deflate));
+    async fn serve<S: Io>(stream: S, task: Task) {
+        let service = service_fn(move |request| answer(request, task));
         let connection = hyper::server::conn::http1::Builder::new()
             .serve_connection(TokioIo::new(stream), service)
             .with_upgrades();
@@ -61,5 +78,5 @@ impl Peer for Echo {
 }
 
 fn main() {
-    run::<Echo>();
+    run::<Server>();
 }
