@@ -83,6 +83,8 @@ pub(crate) struct Config {
     pub(crate) backlog: u32,
     /// Bytes one receive may bring.
     pub(crate) receive_buffer: usize,
+    /// Microseconds after an event for which a worker does not sleep; 0 is off.
+    pub(crate) busy_poll_us: u64,
     pub(crate) topics: TopicConfig,
     /// Which sites' pages may open connections, on routes that do not say otherwise.
     pub(crate) origins: Origins,
@@ -124,6 +126,7 @@ impl Default for Config {
             max_timers: 64,
             backlog: 4096,
             receive_buffer: 256 * 1024,
+            busy_poll_us: 0,
             topics: TopicConfig::default(),
             origins: Origins::same_host(),
             trust: Trust::default(),
@@ -183,6 +186,10 @@ impl Config {
         if !(4096..=16 * 1024 * 1024).contains(&self.receive_buffer) {
             return Err(Error::config("receive_buffer", "use 4096 to 16777216 bytes"));
         }
+        if self.busy_poll_us > MAX_BUSY_POLL_US {
+            let reason = "keeps cores busy for more than 1 s; use less, or zero for off";
+            return Err(Error::config("busy_poll", reason));
+        }
         if let Some(problem) = self.origins.problem() {
             return Err(Error::config("origins", problem));
         }
@@ -194,6 +201,14 @@ impl Config {
         }
         self.topics.check()
     }
+}
+
+/// The longest `busy_poll`. Whoever waits for longer does not miss a few microseconds.
+const MAX_BUSY_POLL_US: u64 = 1_000_000;
+
+/// Whole microseconds, rounded up in the same way as [`millis`].
+pub(crate) fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos().div_ceil(1000)).unwrap_or(u64::MAX)
 }
 
 /// Whole milliseconds, rounded up so that a short timeout does not become "off".
@@ -226,6 +241,7 @@ mod tests {
         assert_eq!(field(&pong_timeout), "pong_timeout");
         assert_eq!(field(&Config { backlog: 0, ..base() }), "backlog");
         assert_eq!(field(&Config { receive_buffer: 1, ..base() }), "receive_buffer");
+        assert_eq!(field(&Config { busy_poll_us: 1_000_001, ..base() }), "busy_poll");
         assert_eq!(field(&Config { origins: Origins::list(["*"]), ..base() }), "origins");
         let deflate = Deflate::off().level(0);
         assert_eq!(field(&Config { deflate, ..base() }), "deflate");
@@ -238,5 +254,7 @@ mod tests {
         assert_eq!(millis(Duration::from_nanos(1)), 1);
         assert_eq!(millis(Duration::from_millis(7)), 7);
         assert!(millis(Duration::MAX) > 1 << 60);
+        assert_eq!(micros(Duration::from_nanos(1)), 1);
+        assert_eq!(micros(Duration::MAX), u64::MAX);
     }
 }

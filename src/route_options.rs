@@ -45,9 +45,8 @@ impl RouteOptions {
         self
     }
 
-    /// Whether and how messages of this route are compressed: [`Deflate::off`],
-    /// [`Deflate::shared`] or [`Deflate::dedicated`], whose documentation says what each costs and
-    /// when compression is dangerous. Default: what
+    /// Whether and how messages of this route are compressed; [`Deflate`] says what each mode costs
+    /// and when compression is dangerous. Default: what
     /// [`ServerBuilder::deflate`](crate::ServerBuilder::deflate) says.
     pub fn deflate(mut self, settings: Deflate) -> Self {
         self.deflate = Some(settings);

@@ -1,18 +1,18 @@
-//! Connections and servers begin and end once: ids never reach a stranger, limits pause and
-//! resume, a shutdown tells everybody and returns, and a panic costs one connection.
+//! Connections and servers end once: ids never reach a stranger, limits pause and resume, and a
+//! shutdown tells everybody and returns.
 
 mod common;
 
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Echo, PATIENCE, Peer, ReservedPort, TestServer, frame, request};
+use common::{Echo, PATIENCE, Peer, TestServer, frame, request};
 use wirelane::{
-    Close, CloseCause, CloseCode, ConnectionId, Driver, Error, Handle, Handler, Limits, Message,
-    Response, SendError, SendStatus, Server, WebSocket,
+    Close, CloseCause, CloseCode, ConnectionId, Driver, Handle, Handler, Message, Response,
+    SendError, SendStatus, WebSocket,
 };
 
 on_every_driver!(
@@ -29,47 +29,8 @@ on_every_driver!(
     a_shutdown_answers_requests_and_ends_silent_peers,
     peers_that_never_answer_are_cut_when_the_grace_is_over,
     the_shortest_grace_of_several_shutdowns_wins,
-    a_shutdown_before_the_start_serves_nobody,
     a_handler_may_shut_the_server_down,
-    the_address_is_free_again_at_once,
-    an_address_in_use_is_an_error,
-    a_handler_that_cannot_be_made_stops_the_server,
-    a_panic_in_any_call_costs_one_connection,
-    a_panic_of_a_session_costs_one_connection,
-    a_panic_on_the_way_out_costs_nobody_else,
 );
-
-#[test]
-fn an_impossible_setting_is_named() {
-    let base = || Server::builder().listen("127.0.0.1:0").websocket("/", |_| Echo);
-    let wrong = [
-        ("listen", Server::builder().websocket("/", |_| Echo)),
-        ("listen", base().listen("")),
-        ("listen", base().listen("127.0.0.1")),
-        ("listen", base().listen("127.0.0.1:70000")),
-        ("listen", base().listen("no address")),
-        ("websocket", Server::builder().listen("127.0.0.1:0")),
-        ("websocket", base().websocket("/", |_| Echo)),
-        ("websocket", base().websocket("relative", |_| Echo)),
-        ("websocket", base().websocket("/query?", |_| Echo)),
-        ("get", base().get("", |_| Response::new(200))),
-        ("get", base().get("/a b", |_| Response::new(200))),
-        ("get", base().get("/a", |_| Response::new(200)).get("/a", |_| Response::new(200))),
-        ("workers", base().workers(1025)),
-        ("limits", base().limits(Limits::new().max_message(0))),
-        ("limits", base().limits(Limits::new().max_headers(0))),
-        ("max_backpressure", base().max_backpressure(1023)),
-        ("max_connections", base().max_connections(0)),
-        ("backlog", base().backlog(0)),
-        ("receive_buffer", base().receive_buffer(4095)),
-        ("receive_buffer", base().receive_buffer((16 << 20) + 1)),
-    ];
-    for (wanted, builder) in wrong {
-        let error = builder.build().expect_err(wanted);
-        assert!(matches!(error, Error::Config { field, .. } if field == wanted), "{error:?}");
-        assert!(error.to_string().contains(&format!("`{wanted}`")), "{error}");
-    }
-}
 
 /// Notes who is open, relays as told, and reports every end.
 struct Registry {
@@ -451,18 +412,6 @@ fn the_shortest_grace_of_several_shutdowns_wins(driver: Driver) {
     assert_eq!(ended.recv_timeout(PATIENCE), Ok((1006, CloseCause::Shutdown)));
 }
 
-fn a_shutdown_before_the_start_serves_nobody(driver: Driver) {
-    let server = Server::builder()
-        .listen("127.0.0.1:0")
-        .driver(driver)
-        .workers(2)
-        .websocket("/", |_| Echo)
-        .build()
-        .expect("possible settings");
-    server.handle().shutdown(Duration::ZERO);
-    server.run().expect("run returns Ok");
-}
-
 /// Stops its server when told to.
 struct Stopper {
     handle: Arc<OnceLock<Handle>>,
@@ -494,222 +443,4 @@ fn a_handler_may_shut_the_server_down(driver: Driver) {
     }
     drop(peers);
     server.stop(PATIENCE).expect("run returns Ok");
-}
-
-fn the_address_is_free_again_at_once(driver: Driver) {
-    let start = |address: SocketAddr, workers| {
-        let server = Server::builder().listen(address).driver(driver).workers(workers);
-        let server = server.websocket("/", |_| Echo).build().expect("a free address");
-        (server.handle(), thread::spawn(move || server.run()))
-    };
-    let port = ReservedPort::new();
-    for workers in [1, 2, 1, 3] {
-        let (handle, running) = start(port.addr, workers);
-        let mut peer = Peer::connect(port.addr);
-        peer.handshake("/");
-        peer.send_text("here");
-        assert_eq!(peer.read_frame().payload, b"here");
-        // The server ends first, so that its side of the connection is the one in TIME_WAIT.
-        handle.shutdown(Duration::ZERO);
-        running.join().expect("no panic").expect("run returns Ok");
-    }
-}
-
-fn an_address_in_use_is_an_error(driver: Driver) {
-    let server = TestServer::start(driver, |server| server.websocket("/", |_| Echo));
-    for workers in [1, 2] {
-        let error = Server::builder()
-            .listen("127.0.0.1:0")
-            .listen(server.addr.to_string())
-            .driver(driver)
-            .workers(workers)
-            .websocket("/", |_| Echo)
-            .build()
-            .expect_err("somebody listens there");
-        match &error {
-            Error::Listen { address, source } => {
-                assert_eq!(*address, server.addr.to_string());
-                assert_eq!(source.kind(), std::io::ErrorKind::AddrInUse);
-            }
-            other => panic!("{other:?}"),
-        }
-        assert!(error.to_string().contains(&server.addr.to_string()), "{error}");
-    }
-    // And the one that was there before is unharmed.
-    server.open().send_text("unharmed");
-}
-
-fn a_handler_that_cannot_be_made_stops_the_server(driver: Driver) {
-    let server = Server::builder()
-        .listen("127.0.0.1:0")
-        .driver(driver)
-        .workers(3)
-        .on_listening(|_| panic!("it never does"))
-        .websocket("/", |worker| {
-            assert_ne!(worker, 1, "asked for by the test");
-            Echo
-        })
-        .build()
-        .expect("possible settings");
-    let error = server.run().expect_err("there is never half a server");
-    assert!(matches!(error, Error::Worker { worker: 1, .. }), "{error:?}");
-}
-
-/// Panics where the message says so; the session panics when it is made or dropped.
-struct Panicker;
-
-#[derive(Default)]
-struct Bomb {
-    armed: bool,
-}
-
-impl Drop for Bomb {
-    fn drop(&mut self) {
-        assert!(!self.armed, "asked for by the test");
-    }
-}
-
-impl Handler for Panicker {
-    type Session = Bomb;
-
-    fn on_message(&mut self, ws: &mut WebSocket<'_, Bomb>, message: Message<'_>) {
-        match message {
-            Message::Text("panic") => panic!("asked for by the test"),
-            Message::Text("panic closing") => {
-                ws.close(CloseCode::NORMAL, "");
-                panic!("asked for by the test");
-            }
-            Message::Text("panic terminated") => {
-                ws.terminate();
-                panic!("asked for by the test");
-            }
-            Message::Text("panic with value") => std::panic::panic_any(Bomb { armed: true }),
-            Message::Text("arm") => ws.session_mut().armed = true,
-            other => {
-                ws.send(other);
-            }
-        }
-    }
-
-    fn on_ping(&mut self, _ws: &mut WebSocket<'_, Bomb>, payload: &[u8]) {
-        assert_ne!(payload, b"panic", "asked for by the test");
-    }
-
-    fn on_pong(&mut self, _ws: &mut WebSocket<'_, Bomb>, payload: &[u8]) {
-        assert_ne!(payload, b"panic", "asked for by the test");
-    }
-
-    fn on_close(&mut self, ws: &mut WebSocket<'_, Bomb>, close: Close<'_>) {
-        // With an armed session both panic, one after the other.
-        assert_ne!(close.reason, "panic", "asked for by the test, armed: {}", ws.session().armed);
-    }
-}
-
-/// Panics when a connection opens.
-struct Unwelcoming;
-
-impl Handler for Unwelcoming {
-    type Session = ();
-
-    fn on_open(&mut self, ws: &mut WebSocket<'_, ()>) {
-        ws.send("before the panic");
-        panic!("asked for by the test");
-    }
-
-    fn on_message(&mut self, _ws: &mut WebSocket<'_, ()>, _message: Message<'_>) {
-        unreachable!("no message is delivered after a panic");
-    }
-}
-
-/// A session that cannot be made.
-struct Stillborn;
-
-impl Default for Stillborn {
-    fn default() -> Self {
-        panic!("asked for by the test");
-    }
-}
-
-struct Sterile;
-
-impl Handler for Sterile {
-    type Session = Stillborn;
-
-    fn on_message(&mut self, _ws: &mut WebSocket<'_, Stillborn>, _message: Message<'_>) {
-        unreachable!("there is no session");
-    }
-}
-
-fn panicking(driver: Driver) -> (TestServer, Peer) {
-    let server = TestServer::start(driver, |server| {
-        server
-            .websocket("/", |_| Panicker)
-            .websocket("/open", |_| Unwelcoming)
-            .websocket("/session", |_| Sterile)
-    });
-    let witness = server.open();
-    (server, witness)
-}
-
-/// Nobody else was harmed, and every slot but the witness's comes back.
-fn unharmed(server: &TestServer, witness: &mut Peer, panics: u64) {
-    witness.send_text("unharmed");
-    assert_eq!(text(witness), "unharmed");
-    let stats = server
-        .wait_for("the ends", |stats| stats.connections == 1 && stats.handler_panics == panics);
-    assert_eq!(stats.opened, stats.closed + 1);
-}
-
-fn a_panic_in_any_call_costs_one_connection(driver: Driver) {
-    let (server, mut witness) = panicking(driver);
-    for first in [0x81, 0x89, 0x8a] {
-        let mut peer = server.open();
-        peer.send(&[frame(first, b"panic"), frame(0x81, b"not looked at")].concat());
-        if first == 0x89 {
-            assert_eq!(peer.read_frame().first, 0x8a);
-        }
-        peer.expect_close(1011);
-    }
-    let mut peer = server.connect();
-    peer.send(&[request("/open"), frame(0x81, b"not delivered")].concat());
-    assert!(peer.read_head().starts_with("HTTP/1.1 101 "));
-    assert_eq!(text(&mut peer), "before the panic");
-    peer.expect_close(1011);
-    drop(peer);
-    for (how, code) in [("panic closing", 1000), ("panic with value", 1011)] {
-        let mut peer = server.open();
-        peer.send_text(how);
-        peer.expect_close(code);
-    }
-    let mut peer = server.open();
-    peer.send_text("panic terminated");
-    // Cut, with or without a word.
-    let _ = peer.read_to_end();
-    drop(peer);
-    unharmed(&server, &mut witness, 7);
-}
-
-fn a_panic_of_a_session_costs_one_connection(driver: Driver) {
-    let (server, mut witness) = panicking(driver);
-    for _ in 0..3 {
-        let mut peer = server.connect();
-        peer.send(&request("/session"));
-        assert_eq!(peer.read_answer().status, 500);
-    }
-    unharmed(&server, &mut witness, 3);
-}
-
-fn a_panic_on_the_way_out_costs_nobody_else(driver: Driver) {
-    let (server, mut witness) = panicking(driver);
-    let close = |reason: &str| frame(0x88, &[&4000_u16.to_be_bytes(), reason.as_bytes()].concat());
-    // In on_close, in the session's drop, and in both.
-    for (arm, reason) in [(false, "panic"), (true, "calm"), (true, "panic")] {
-        let mut peer = server.open();
-        if arm {
-            peer.send_text("arm");
-        }
-        peer.send(&close(reason));
-        peer.expect_close(4000);
-    }
-    unharmed(&server, &mut witness, 3);
 }

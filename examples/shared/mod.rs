@@ -24,6 +24,7 @@ options:
   --handshake-timeout-ms N    0 = off                        [10000]
   --idle-timeout-ms N         0 = off                        [120000]
   --ping-interval-ms N        0 = off                        [30000]
+  --busy-poll-us N            look so long before sleeping   [0]
 ";
 
 /// How long clients may take to answer our Close at the end. The program promises to end within
@@ -95,6 +96,9 @@ fn parse(mut parser: Parser) -> Result<Option<(ServerBuilder, &'static str)>, le
             }
             "idle-timeout-ms" => builder = builder.idle_timeout(millis(&mut parser, &name)?),
             "ping-interval-ms" => builder = builder.ping_interval(millis(&mut parser, &name)?),
+            "busy-poll-us" => {
+                builder = builder.busy_poll(Duration::from_micros(value(&mut parser, &name)?));
+            }
             name => return Err(Arg::Long(name).unexpected()),
         }
     }

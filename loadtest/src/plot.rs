@@ -57,6 +57,9 @@ const TOP: f64 = 44.0;
 const BOTTOM: f64 = 56.0;
 const PLOT_HEIGHT: f64 = 300.0;
 const BAR_HEIGHT: f64 = 13.0;
+/// Of text beside bars.
+const CHARACTER_WIDTH: f64 = 6.0;
+const VALUE_WIDTH: f64 = 36.0;
 
 /// The first eight stay apart for most kinds of colour blindness (Okabe and Ito).
 const COLOURS: [&str; 12] = [
@@ -160,9 +163,10 @@ fn lines(chart: &Chart) -> (String, f64) {
 fn horizontal_bars(bars: &Bars) -> (String, f64) {
     let mut text = String::new();
     heading(&mut text, &bars.title);
-    // Names of cells are long.
-    let left = 290.0;
-    let plot_width = WIDTH - left - RIGHT;
+    // Names of cells are long, and a value stands behind the longest bar.
+    let longest = bars.groups.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
+    let left = (longest as f64 * CHARACTER_WIDTH + 16.0).clamp(LEFT, WIDTH / 2.0);
+    let plot_width = WIDTH - left - RIGHT - VALUE_WIDTH;
     let values = bars.groups.iter().flat_map(|(_, values)| values.iter().flatten());
     let most = values.copied().fold(bars.line.unwrap_or(0.0), f64::max).max(1e-12);
     // One bar that is far longer than the line must not flatten all others.
@@ -324,9 +328,20 @@ mod tests {
             line: Some(1.0),
         };
         let svg = page(&[Picture::Bars(bars)]);
+        assert!(svg.contains("<rect x=\"80\""), "{svg}");
         // Three bars, two legends and the background.
         assert_eq!(count(&svg, "<rect"), 6);
         assert!(svg.contains(">40.00<") && svg.contains(">1.50<"));
+        // Where the names are longer, the bars begin further to the right.
+        let name = "broadcast to 200, 1 KiB json, 16 a turn, deflate shared".to_owned();
+        let long = Bars {
+            title: String::new(),
+            y_label: String::new(),
+            series: vec!["a".to_owned()],
+            groups: vec![(name, vec![Some(1.0)])],
+            line: None,
+        };
+        assert!(page(&[Picture::Bars(long)]).contains("<rect x=\"346\""));
         let empty = Bars {
             title: String::new(),
             y_label: String::new(),

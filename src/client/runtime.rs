@@ -187,6 +187,7 @@ settings! {
     write_timeout: Duration,
     max_timers: u32,
     receive_buffer: usize,
+    busy_poll: Duration,
     max_subscriptions: usize,
     max_topics: usize,
 }

@@ -9,12 +9,14 @@
 //! reads at most 64 KiB at a time, on the worker's thread; a file on a slow disk makes others
 //! wait that long.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fs::{File, Metadata};
 use std::io;
+use std::net::IpAddr;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::conditional::{Validators, Wanted, wanted};
 use super::reply::{Kind, Reply};
@@ -23,6 +25,7 @@ use super::{Request, Response, content_type, percent};
 use crate::driver::ConnectionId;
 use crate::driver::beneath::{Directory, is_shortage};
 use crate::worker::mailbox::Shared;
+use crate::worker::places::Network;
 
 /// Files up to here are read at once, and no descriptor is kept.
 const SMALL: u64 = 64 * 1024;
@@ -30,11 +33,15 @@ const SMALL: u64 = 64 * 1024;
 /// Larger files of one route that may be on their way at a time; each costs a descriptor.
 const MAX_OPEN: usize = 1024;
 
+/// Those of them that may be on their way to one address (a /64 network of IPv6), so that nobody
+/// keeps others out by reading slowly.
+const MAX_OPEN_PER_ADDRESS: usize = MAX_OPEN / 4;
+
 /// The files that a route serves.
 #[derive(Debug)]
 pub(crate) struct Files {
     directory: Directory,
-    open: Arc<AtomicUsize>,
+    open: Arc<OpenFiles>,
 }
 
 impl Files {
@@ -104,8 +111,8 @@ impl Files {
                 }
             };
         }
-        let Some(count) = OpenCount::new(&self.open) else { return busy() };
-        let source = Box::new(FileSource { file, start, left: len, _count: count });
+        let Some(share) = OpenFiles::take(&self.open, request.client_ip()) else { return busy() };
+        let source = Box::new(FileSource { file, start, left: len, _share: share });
         Reply { kind: Kind::Streamed { response, len: Some(len), source } }
     }
 }
@@ -140,21 +147,59 @@ fn busy() -> Reply {
     Response::text("Too many files are open.\n").status(503).header("Retry-After", "1").into()
 }
 
-/// One of the files that may be open at a time.
-struct OpenCount(Arc<AtomicUsize>);
+/// How many large files are on their way, and to whom. Peers of Unix sockets have no address, and
+/// no share but the whole.
+#[derive(Debug, Default)]
+struct OpenFiles(Mutex<Counts>);
 
-impl OpenCount {
-    fn new(count: &Arc<AtomicUsize>) -> Option<Self> {
-        let taken = count.fetch_update(Ordering::AcqRel, Ordering::Acquire, |count| {
-            (count < MAX_OPEN).then_some(count + 1)
-        });
-        taken.is_ok().then(|| Self(Arc::clone(count)))
+#[derive(Debug, Default)]
+struct Counts {
+    all: usize,
+    by_network: HashMap<Network, usize>,
+}
+
+/// The right to have one of them open. Dropping it gives it back.
+struct Share {
+    files: Arc<OpenFiles>,
+    network: Option<Network>,
+}
+
+impl OpenFiles {
+    fn take(self: &Arc<Self>, ip: Option<IpAddr>) -> Option<Share> {
+        let network = ip.map(Network::of);
+        let mut counts = self.lock();
+        if counts.all >= MAX_OPEN {
+            return None;
+        }
+        if let Some(network) = network {
+            let count = counts.by_network.entry(network).or_insert(0);
+            if *count >= MAX_OPEN_PER_ADDRESS {
+                return None;
+            }
+            *count += 1;
+        }
+        counts.all += 1;
+        Some(Share { files: Arc::clone(self), network })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Counts> {
+        // Nothing panics while the lock is held.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for OpenCount {
+impl Drop for Share {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
+        let mut counts = self.files.lock();
+        counts.all -= 1;
+        if let Some(network) = self.network
+            && let Entry::Occupied(mut count) = counts.by_network.entry(network)
+        {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
     }
 }
 
@@ -163,7 +208,7 @@ struct FileSource {
     file: File,
     start: u64,
     left: u64,
-    _count: OpenCount,
+    _share: Share,
 }
 
 impl Source for FileSource {
@@ -233,6 +278,29 @@ mod tests {
         ] {
             assert_eq!(relative(rest), expected.map(PathBuf::from), "{rest}");
         }
+    }
+
+    #[test]
+    fn one_address_has_a_quarter_of_the_open_files() {
+        let ip = |text: &str| Some(text.parse().expect("an address"));
+        let files = Arc::new(OpenFiles::default());
+        let take = |ip| OpenFiles::take(&files, ip);
+        let mut greedy: Vec<_> = std::iter::from_fn(|| take(ip("192.0.2.1"))).collect();
+        assert_eq!(greedy.len(), MAX_OPEN_PER_ADDRESS);
+        // The same network, and everybody else.
+        let mut six: Vec<_> = std::iter::from_fn(|| take(ip("2001:db8::1"))).collect();
+        assert_eq!(six.len(), MAX_OPEN_PER_ADDRESS);
+        assert!(take(ip("2001:db8::2")).is_none());
+        let other = take(ip("192.0.2.2")).expect("a share of its own");
+        let local: Vec<_> = std::iter::from_fn(|| take(None)).collect();
+        assert_eq!(local.len(), MAX_OPEN - 2 * MAX_OPEN_PER_ADDRESS - 1);
+        assert!(take(ip("192.0.2.3")).is_none(), "there are no more of them");
+        greedy.pop();
+        six.pop();
+        assert!(take(ip("192.0.2.1")).is_some());
+        drop((greedy, six, other, local));
+        let counts = files.lock();
+        assert_eq!((counts.all, counts.by_network.len()), (0, 0));
     }
 
     proptest! {

@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use std::thread;
 use std::time::Duration;
 
-use crate::config::{Accept, Config, millis};
+use crate::config::{Accept, Config, micros, millis};
 use crate::driver::listener::{self, ListenOptions, PortSharing, UnixPathGuard};
 use crate::driver::{BoundListener, DriverChoice, ListenAddr, affinity};
 use crate::error::Error;
@@ -403,6 +403,26 @@ impl ServerBuilder {
     /// start. Default 256 KiB, from 4 KiB to 16 MiB.
     pub fn receive_buffer(mut self, bytes: usize) -> Self {
         self.config.receive_buffer = bytes;
+        self
+    }
+
+    /// How long after something happened a worker looks for what comes next before it sleeps in the
+    /// kernel, where it would have to be woken. Default zero: it sleeps at once. At most 1 s.
+    ///
+    /// What it costs: up to a whole core per worker, at 100 %, for as long as this after each event,
+    /// and power. With fewer cores than workers and busy clients it slows everything down.
+    ///
+    /// What it gains: the time that waking a thread takes, some microseconds per message, for
+    /// messages that come within this time after another. A few hundred microseconds are enough for
+    /// conversations; more than the usual pause between two messages is wasted. It gains nothing
+    /// under load, where no worker sleeps.
+    ///
+    /// Timers, commands of other threads and the shutdown are as punctual as without it. What the
+    /// kernel itself may poll is left to the machine: set `net.core.busy_poll` and
+    /// `net.core.busy_read` (socket(7), `SO_BUSY_POLL`) if the network card supports it; a worker
+    /// that polls here drives that, too.
+    pub fn busy_poll(mut self, duration: Duration) -> Self {
+        self.config.busy_poll_us = micros(duration);
         self
     }
 

@@ -166,6 +166,12 @@ impl Mailbox {
         }
     }
 
+    /// Whether somebody has woken the worker that has not looked since. For one that does not
+    /// sleep.
+    pub(crate) fn has_news(&self) -> bool {
+        self.awake.load(Ordering::Acquire)
+    }
+
     /// Moves all commands into `batch`, which must be empty.
     pub(crate) fn take(&self, batch: &mut VecDeque<Command>) {
         self.awake.swap(false, Ordering::AcqRel);

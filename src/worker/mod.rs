@@ -45,6 +45,7 @@ mod time;
 pub(crate) mod timers;
 pub(crate) mod topic_index;
 pub(crate) mod topics;
+mod waiting;
 
 use std::collections::VecDeque;
 use std::io;
@@ -55,6 +56,7 @@ pub(crate) use self::core::Core;
 use self::mailbox::{Command, Job, Shared};
 use self::paths::Paths;
 use self::route::{Outcome, Route};
+use self::waiting::BusyPoll;
 use crate::config::Config;
 use crate::connection::NEVER;
 use crate::context::WorkerContext;
@@ -75,6 +77,7 @@ const RELEASE_GRACE_MS: u64 = 1000;
 pub(crate) struct Worker {
     memory: ReceiveMemory,
     crank: Crank,
+    busy_poll: BusyPoll,
 }
 
 /// Everything of a worker but the received bytes, so that both can be borrowed at once.
@@ -123,7 +126,8 @@ impl Worker {
             announced_until_ms: NEVER,
         };
         crank.start_handlers();
-        Self { memory, crank }
+        let busy_poll = BusyPoll::new(crank.core.config.busy_poll_us);
+        Self { memory, crank, busy_poll }
     }
 
     /// Turns until the server has been shut down and every connection has gone.
@@ -189,27 +193,6 @@ impl Worker {
             crank.flush_all();
         }
         Ok(())
-    }
-
-    /// Waits, then handles what happened; false if that was nothing.
-    fn receive(&mut self, timeout_ms: Option<u64>) -> io::Result<bool> {
-        let crank = &mut self.crank;
-        crank.core.driver.wait(timeout_ms)?;
-        let now_us = crank.core.driver.now_us();
-        crank.core.note_time(now_us);
-        let mut something = false;
-        loop {
-            if let Some((id, bytes)) = crank.core.driver.next_received(&mut self.memory) {
-                something = true;
-                crank.received(id, bytes);
-                crank.bury();
-                continue;
-            }
-            let Some(event) = crank.core.driver.next_event(&mut self.memory) else { break };
-            something = true;
-            crank.handle(event);
-        }
-        Ok(something)
     }
 
     /// True when the server was shut down and nothing is left to do.

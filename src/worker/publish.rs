@@ -194,16 +194,18 @@ impl Core {
         // Nothing below subscribes or unsubscribes anybody: that is for handlers.
         let subscribers = std::mem::take(&mut self.topics.topic_mut(topic).subscribers);
         let published = if frame.bytes().len() < SHARE_FROM {
-            self.copy_to_all(&subscribers, topic, frame, key, except)
+            self.queue_for_all::<false>(&subscribers, topic, frame, key, except)
         } else {
-            self.share_with_all(&subscribers, topic, frame, key, except)
+            self.queue_for_all::<true>(&subscribers, topic, frame, key, except)
         };
         self.topics.topic_mut(topic).subscribers = subscribers;
         self.tally.messages_sent += published.queued as u64;
         published
     }
 
-    fn copy_to_all(
+    /// Queues a frame for every subscriber: short ones are copied, long ones shared. Two loops of one
+    /// text, for this is where the time of a publish goes.
+    fn queue_for_all<const SHARED: bool>(
         &mut self,
         subscribers: &[Subscriber],
         topic: u32,
@@ -234,51 +236,11 @@ impl Core {
                 self.offer(id, topic, frame, key, &mut published);
                 continue;
             }
-            outgoing.append().extend_from_slice(bytes);
-            if form != Form::Plain {
-                live.endpoint.note_shared_message();
+            if SHARED {
+                queue(outgoing, frame, form);
+            } else {
+                outgoing.append().extend_from_slice(bytes);
             }
-            published.queued += 1;
-            if !connection.dirty {
-                connection.dirty = true;
-                self.dirty.push(id);
-            }
-        }
-        published
-    }
-
-    fn share_with_all(
-        &mut self,
-        subscribers: &[Subscriber],
-        topic: u32,
-        frame: &mut Frame<'_>,
-        key: Option<u64>,
-        except: Option<u32>,
-    ) -> Published {
-        let mut published = Published::default();
-        let high_water = self.config.high_water();
-        for &Subscriber { slot, .. } in subscribers {
-            if Some(slot) == except {
-                continue;
-            }
-            let Some((id, connection)) = self.table.at_mut(slot) else { continue };
-            let Phase::Live(live) = &mut connection.phase else { continue };
-            if !live.endpoint.may_send() {
-                if live.endpoint.is_open() {
-                    published.dropped += 1;
-                    self.note_drop(id, topic, DropReason::Streaming);
-                }
-                continue;
-            }
-            let client = live.client;
-            let form = frame.form_for(&live.endpoint, &mut self.buffers);
-            let outgoing = connection.outgoing.get_or_insert_with(|| self.outgoing.take());
-            let len = frame.bytes_of(form).len();
-            if client || connection.blocked || outgoing.unsent_len() + len > high_water {
-                self.offer(id, topic, frame, key, &mut published);
-                continue;
-            }
-            queue(outgoing, frame, form);
             if form != Form::Plain {
                 live.endpoint.note_shared_message();
             }

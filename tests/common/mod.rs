@@ -221,7 +221,8 @@ impl Peer {
     fn need(&mut self, count: usize) {
         while self.pending.len() < count {
             let got = self.fill().expect("more bytes in time");
-            assert_ne!(got, 0, "the server ended the connection; pending {:?}", self.pending);
+            let first = &self.pending[..self.pending.len().min(100)];
+            assert_ne!(got, 0, "the server ended the connection; pending {first:?}");
         }
     }
 

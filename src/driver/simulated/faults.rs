@@ -52,6 +52,9 @@ pub(crate) struct Faults {
     pub(crate) stall: u32,
     /// See `stall`.
     pub(crate) stall_ms: u64,
+    /// How long a wait takes that may not wait and finds nothing. The kernel is faster, and its
+    /// clock finer.
+    pub(crate) look_ms: u64,
     /// The clock starts at this value.
     pub(crate) origin_ms: u64,
 }
@@ -82,6 +85,7 @@ impl Faults {
             short_turn: 0,
             stall: 0,
             stall_ms: 0,
+            look_ms: 0,
             origin_ms: 0,
         }
     }
@@ -180,6 +184,8 @@ pub(crate) struct Counts {
     pub(crate) adopt_failures: u64,
     /// `Woken` without a wake.
     pub(crate) spurious_wakes: u64,
+    /// Waits in which the worker slept.
+    pub(crate) sleeps: u64,
     /// Waits that returned early.
     pub(crate) early_returns: u64,
     /// Turns that ended early.

@@ -329,8 +329,13 @@ impl Kernel {
         self.close_dropped();
         let happened = self.advance_to(self.now_ms);
         let deadline = timeout_ms.map(|timeout| self.now_ms.saturating_add(timeout));
+        if timeout_ms != Some(0) && !happened && !self.ready() {
+            self.counts.sleeps += 1;
+        }
         let target = match (self.next_due(), deadline) {
             _ if happened || self.ready() => self.now_ms,
+            // Whoever looks again and again sees time pass.
+            _ if timeout_ms == Some(0) => self.now_ms + self.faults.look_ms,
             (Some(due), Some(deadline)) => due.min(deadline),
             (Some(time), None) | (None, Some(time)) => time,
             (None, None) if self.idle_allowed => self.now_ms,

@@ -202,8 +202,10 @@ impl ServerBuilder {
     /// found though it is moved later.
     ///
     /// Files up to 64 KiB are read at once; of longer ones at most 64 KiB at a time, when the client
-    /// has taken the last, and at most 1024 of them are open at a time (503 beyond that). Reading
-    /// happens on the worker's thread: files on a slow disk belong behind a server of their own.
+    /// has taken the last, and at most 1024 of them are open at a time (503 beyond that), a quarter
+    /// of those for one address ([`Request::client_ip`](crate::Request::client_ip), IPv6 by /64):
+    /// behind a proxy, name it with [`trust_forwarded`](Self::trust_forwarded). Reading happens on
+    /// the worker's thread: files on a slow disk belong behind a server of their own.
     pub fn files(self, pattern: &str, directory: impl AsRef<Path>) -> Self {
         let directory = directory.as_ref();
         if !pattern.ends_with("/*") {

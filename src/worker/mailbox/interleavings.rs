@@ -34,7 +34,7 @@ impl Model {
 
     /// One turn if it has been woken; false if it sleeps.
     fn turn(&mut self) -> bool {
-        if !std::mem::take(&mut *self.flag.lock().expect("nobody panics")) {
+        if !take(&mut *self.flag.lock().expect("nobody panics")) {
             return false;
         }
         let mut batch = VecDeque::new();

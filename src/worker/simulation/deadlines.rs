@@ -26,6 +26,30 @@ fn setup(seed: u64) -> Setup {
     Setup { faults, ..Setup::new(seed) }
 }
 
+/// A worker that polls is awake for what comes soon, deadlines included, and sleeps otherwise.
+#[test]
+fn a_worker_that_polls_does_not_sleep_before_its_time() {
+    for (window_ms, sleeps) in [(100, false), (30, true)] {
+        let mut setup = Setup::new(0);
+        (setup.config.busy_poll_us, setup.faults.look_ms) = (1000 * window_ms, 1);
+        setup.config.ping_interval_ms = 80;
+        let mut world = setup.serve(echo());
+        let mut clients = [world.client()];
+        let before = world.network.counts().sleeps;
+        for round in 1..=10 {
+            let now_ms = world.now_ms();
+            clients[0].say(Message::Text("soon"));
+            world.run_until(now_ms + 10, &mut clients);
+            assert_eq!(clients[0].received.len(), round);
+            // Silence is asked about in its time.
+            world.run_until(now_ms + 82, &mut clients);
+            assert_eq!(clients[0].pings.len(), round);
+        }
+        let slept = world.network.counts().sleeps - before;
+        assert_eq!(slept != 0, sleeps, "{slept} times, with {window_ms} ms");
+    }
+}
+
 /// Turns until `ended`, or for a long time. Asserts that it ends `timeout_ms` after `start_ms`
 /// and that it does not end if that is zero.
 fn assert_ends(
