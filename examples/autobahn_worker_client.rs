@@ -115,7 +115,8 @@ fn run_cases(Arguments { url, agent, driver, deflate }: &Arguments) -> Result<()
         let (over, result) = mpsc::channel();
         let case = Case { last: String::new(), echoes, over };
         client.connect(&Dial::to(format!("{url}{target}")).deflate(*deflate), case)?;
-        Ok(result.recv_timeout(Duration::from_secs(120))??)
+        // The suite gives up after 480 s.
+        Ok(result.recv_timeout(Duration::from_secs(600))??)
     };
     let count: u32 = connect("/getCaseCount", false)?.parse()?;
     for case in 1..=count {
