@@ -58,6 +58,11 @@ impl SendOptions {
     }
 
     #[inline]
+    pub(crate) fn insists_on_compression(self) -> bool {
+        self.compress == Some(true)
+    }
+
+    #[inline]
     pub(crate) fn compresses(self, endpoint: &Endpoint, len: usize) -> bool {
         match self.compress {
             None => endpoint.should_compress(len),

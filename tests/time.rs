@@ -107,7 +107,7 @@ fn any_byte_is_as_good_as_a_pong(driver: Driver) {
     assert!(told.try_recv().is_err());
 }
 
-/// Pauses for 400 ms at the first word; reports when it reads on, and `on_close`.
+/// Pauses for a second at the first word; reports when it reads on, and `on_close`.
 struct Pauser(Sender<Option<CloseCause>>);
 
 impl Handler for Pauser {
@@ -115,7 +115,7 @@ impl Handler for Pauser {
 
     fn on_message(&mut self, ws: &mut WebSocket<'_, ()>, _message: Message<'_>) {
         ws.pause_reading();
-        ws.set_timer(Duration::from_millis(400), 0).expect("room");
+        ws.set_timer(Duration::from_secs(1), 0).expect("room");
     }
 
     fn on_timer(&mut self, ws: &mut WebSocket<'_, ()>, _key: u64) {
@@ -134,7 +134,7 @@ fn a_pong_timeout_does_not_count_while_reading_is_paused(driver: Driver) {
         server
             .ping_interval(Duration::from_millis(30))
             .pong_timeout(Duration::from_millis(200))
-            .idle_timeout(Duration::from_millis(300))
+            .idle_timeout(Duration::from_millis(900))
             .websocket("/", move |_| Pauser(sender.clone()))
     });
     let mut peer = server.connect();

@@ -67,6 +67,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
 pub(crate) mod affinity;
+pub(crate) mod any;
 pub(crate) mod beneath;
 mod calls;
 #[cfg(test)]
@@ -84,6 +85,7 @@ pub(crate) mod token;
 pub(crate) mod uring;
 pub(crate) mod waker;
 
+pub(crate) use any::AnyDriver;
 pub use inherited::BoundListener;
 pub use listener::{InvalidListenAddr, ListenAddr};
 pub(crate) use memory::ReceiveMemory;
@@ -167,7 +169,7 @@ impl Default for DriverOptions {
 pub(crate) fn open(
     choice: DriverChoice,
     options: &DriverOptions,
-) -> io::Result<(Box<dyn Driver>, ReceiveMemory)> {
+) -> io::Result<(AnyDriver, ReceiveMemory)> {
     match choice {
         DriverChoice::Auto | DriverChoice::Epoll => {
             let config = epoll::EpollConfig {
@@ -175,7 +177,7 @@ pub(crate) fn open(
                 ..epoll::EpollConfig::default()
             };
             let (driver, memory) = epoll::Epoll::new(config)?;
-            Ok((Box::new(driver), memory))
+            Ok((AnyDriver::Epoll(driver), memory))
         }
         DriverChoice::IoUring => {
             let config = uring::UringOptions {
@@ -183,7 +185,7 @@ pub(crate) fn open(
                 ..uring::UringOptions::default()
             };
             let (driver, memory) = uring::Uring::new(config)?;
-            Ok((Box::new(driver), memory))
+            Ok((AnyDriver::Uring(driver), memory))
         }
     }
 }
@@ -309,6 +311,16 @@ pub(crate) trait Driver {
     /// number of events, and at most about one receive buffer of bytes per connection, and one
     /// more for every `read_on`, before it answers `None`.
     fn next_event<'m>(&mut self, memory: &'m mut ReceiveMemory) -> Option<Event<'m>>;
+
+    /// [`Self::next_event`] for the usual case alone: bytes of a connection about which nothing
+    /// else is to be said. `None` means no more than that `next_event` is to be asked.
+    fn next_received<'m>(
+        &mut self,
+        memory: &'m mut ReceiveMemory,
+    ) -> Option<(ConnectionId, &'m mut [u8])> {
+        let _ = memory;
+        None
+    }
 
     /// A handle that makes `wait` return from any thread.
     fn waker(&self) -> Waker;

@@ -84,6 +84,12 @@ impl Outgoing {
         &mut self.bytes
     }
 
+    /// Where frames are appended if they are all there is, input that waits included.
+    #[inline]
+    pub(crate) fn plain(&mut self) -> Option<&mut Vec<u8>> {
+        (!self.special).then_some(&mut self.bytes)
+    }
+
     /// True if [`Self::unsent`] is all there is, input that waits included.
     #[inline]
     pub(crate) fn is_plain(&self) -> bool {
@@ -402,12 +408,17 @@ struct Shared {
     frame: Arc<[u8]>,
 }
 
+/// Capacity up to which a buffer is kept whatever the pool holds.
+const NEAREST_BYTES: usize = 256 * 1024;
+
 /// Spare [`Outgoing`]s of one worker, last in first out, bounded in bytes.
 // Connections hold theirs boxed, so that an idle one pays for a pointer only; the pool keeps the
 // boxes, too.
 #[allow(clippy::vec_box)]
 #[derive(Debug)]
 pub(crate) struct OutgoingPool {
+    /// The one that came back last, if it had nothing special: all that most turns need.
+    nearest: Option<Box<Outgoing>>,
     spare: Vec<Box<Outgoing>>,
     spare_bytes: usize,
     max_spare_bytes: usize,
@@ -417,13 +428,16 @@ pub(crate) struct OutgoingPool {
 impl OutgoingPool {
     /// Keeps at most `max_spare_bytes` for reuse; what is beyond goes back to the allocator.
     pub(crate) fn new(max_spare_bytes: usize) -> Self {
-        Self { spare: Vec::new(), spare_bytes: 0, max_spare_bytes, lent: 0 }
+        Self { nearest: None, spare: Vec::new(), spare_bytes: 0, max_spare_bytes, lent: 0 }
     }
 
     /// An empty one.
     #[inline]
     pub(crate) fn take(&mut self) -> Box<Outgoing> {
         self.lent += 1;
+        if let Some(outgoing) = self.nearest.take() {
+            return outgoing;
+        }
         match self.spare.pop() {
             Some(outgoing) => {
                 self.spare_bytes -= outgoing.capacity();
@@ -433,8 +447,25 @@ impl OutgoingPool {
         }
     }
 
-    /// Takes one back; whatever it still holds is dropped.
+    /// Has an empty one held by who holds none.
+    #[inline(never)]
+    pub(crate) fn lend<'a>(&mut self, holder: &'a mut Option<Box<Outgoing>>) -> &'a mut Outgoing {
+        holder.get_or_insert_with(|| self.take())
+    }
+
+    /// Takes one back that [is plain](Outgoing::is_plain); whatever it still holds is dropped.
     #[inline]
+    pub(crate) fn give_plain(&mut self, mut outgoing: Box<Outgoing>) {
+        if self.nearest.is_some() || outgoing.bytes.capacity() > NEAREST_BYTES {
+            return self.give(outgoing);
+        }
+        debug_assert!(outgoing.is_plain());
+        self.lent -= 1;
+        outgoing.bytes.clear();
+        self.nearest = Some(outgoing);
+    }
+
+    /// Takes one back; whatever it still holds is dropped.
     pub(crate) fn give(&mut self, mut outgoing: Box<Outgoing>) {
         self.lent -= 1;
         outgoing.reset();

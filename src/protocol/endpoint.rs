@@ -18,7 +18,7 @@ use super::frame::{MAX_HEADER_LEN, Opcode, append_masked, encode_header};
 use super::limits::Limits;
 use super::message::{Assembly, BufferPool, Message, ReceivedBytes, ReceivedText};
 use super::state::Lifecycle;
-use crate::simd::{InvalidUtf8, unmask, unmask_text};
+use crate::simd::{InvalidUtf8, append, unmask, unmask_text};
 
 mod deflate;
 mod reading;
@@ -146,6 +146,8 @@ pub struct Endpoint {
     /// True while the usual case of [`Endpoint::receive`] may be tried: see
     /// [`Endpoint::is_between_messages`], which it repeats for the sake of one branch.
     between_messages: bool,
+    /// The same for [`Endpoint::send_usual`] and [`Endpoint::is_sending_plainly`].
+    sends_plainly: bool,
     /// Text or Binary while a fragmented message is being sent.
     sending: Option<Opcode>,
     max_frame: u32,
@@ -184,6 +186,7 @@ impl Endpoint {
             role,
             lifecycle: Lifecycle::new(),
             between_messages: false,
+            sends_plainly: false,
             sending: None,
             max_frame: limits.frame(),
             max_message: limits.message(),
@@ -194,7 +197,7 @@ impl Endpoint {
             control: None,
             extension: Extension::NONE,
         };
-        endpoint.between_messages = endpoint.is_between_messages();
+        endpoint.note_state();
         endpoint
     }
 
@@ -248,33 +251,13 @@ impl Endpoint {
         input: &mut &'b mut [u8],
         pool: &mut BufferPool,
     ) -> Result<Option<Event<'b>>, ProtocolError> {
-        debug_assert_eq!(self.between_messages, self.is_between_messages());
-        // The usual case, with as few branches as it takes: FIN, Text or Binary, masked, below
-        // 64 KiB, whole. Everything else, every error included, goes the long way.
-        let usual = match **input {
-            _ if !self.between_messages => None,
-            [first @ (0x81 | 0x82), second @ 0x80..=0xFD, k0, k1, k2, k3, ..] => {
-                Some((first, 6, u16::from(second & 0x7F), [k0, k1, k2, k3]))
-            }
-            [first @ (0x81 | 0x82), 0xFE, high, low, k0, k1, k2, k3, ..] => {
-                let payload_len = u16::from_be_bytes([high, low]);
-                // RFC 6455 5.2: what fits the shorter form must use it.
-                (payload_len > 125).then_some((first, 8, payload_len, [k0, k1, k2, k3]))
-            }
-            _ => None,
-        };
-        if let Some((first, header_len, payload_len, key)) = usual
-            && u32::from(payload_len) <= self.max_frame
-            && let Some(frame) = input.split_off_mut(..header_len + usize::from(payload_len))
-        {
-            let payload = &mut frame[header_len..];
-            if first == 0x82 {
-                unmask(payload, key, 0);
-                return Ok(Some(Event::Binary(ReceivedBytes::InPlace(payload))));
-            }
-            return match unmask_text(payload, key) {
-                Ok(text) => Ok(Some(Event::Text(ReceivedText::InPlace(text)))),
-                Err(InvalidUtf8) => self.refuse(ProtocolError::InvalidUtf8, input, pool),
+        if let Some(message) = self.receive_usual(input) {
+            return match message {
+                Ok(Message::Text(text)) => Ok(Some(Event::Text(ReceivedText::InPlace(text)))),
+                Ok(Message::Binary(bytes)) => {
+                    Ok(Some(Event::Binary(ReceivedBytes::InPlace(bytes))))
+                }
+                Err(InvalidUtf8) => Err(self.refuse(ProtocolError::InvalidUtf8, input, pool)),
             };
         }
         // A turn usually ends here. Nothing that was begun is complete without another byte.
@@ -282,6 +265,40 @@ impl Endpoint {
             return Ok(None);
         }
         self.receive_any(input, pool)
+    }
+
+    /// The usual case of [`Self::receive`], with as few branches as it takes: FIN, Text or Binary,
+    /// masked, below 64 KiB, whole, between two messages to a server. Takes the frame and gives the
+    /// message that lies in it. Everything else goes the long way; nothing has changed then. After
+    /// `InvalidUtf8` the caller has to [`refuse`](Self::refuse).
+    #[inline(always)]
+    pub(crate) fn receive_usual<'b>(
+        &self,
+        input: &mut &'b mut [u8],
+    ) -> Option<Result<Message<'b>, InvalidUtf8>> {
+        debug_assert_eq!(self.between_messages, self.is_between_messages());
+        if !self.between_messages {
+            return None;
+        }
+        let (first, header_len, payload_len) = match **input {
+            [first, second @ 0x80..=0xFD, ..] => (first, 6, usize::from(second & 0x7F)),
+            [first, 0xFE, high, low, ..] => (first, 8, usize::from(high) << 8 | usize::from(low)),
+            _ => return None,
+        };
+        // RFC 6455 5.2: what fits the shorter form must use it.
+        let shortest = header_len == 6 || payload_len > 125;
+        let usual = matches!(first, 0x81 | 0x82) && shortest;
+        if !usual || payload_len > self.max_frame as usize {
+            return None;
+        }
+        let frame = input.split_off_mut(..header_len + payload_len)?;
+        let (header, payload) = frame.split_at_mut(header_len);
+        let key = *header.last_chunk()?;
+        if first == 0x82 {
+            unmask(payload, key, 0);
+            return Some(Ok(Message::Binary(payload)));
+        }
+        Some(unmask_text(payload, key).map(Message::Text))
     }
 
     /// Appends `message` as one frame, masked if this is a client. Amortised, no allocation.
@@ -297,6 +314,28 @@ impl Endpoint {
         }
         self.write_frame(true, false, message.opcode(), message.payload(), out);
         Ok(())
+    }
+
+    /// True if [`Self::send_usual`] may be called now.
+    #[inline(always)]
+    pub(crate) fn sends_plainly(&self) -> bool {
+        debug_assert_eq!(self.sends_plainly, self.is_sending_plainly());
+        self.sends_plainly
+    }
+
+    /// The usual case of [`Self::send`]: a message below 64 KiB that is neither masked nor
+    /// compressed, while [messages may be sent](Self::sends_plainly).
+    #[inline(always)]
+    pub(crate) fn send_usual(&self, message: Message<'_>, out: &mut Vec<u8>) {
+        debug_assert!(self.sends_plainly());
+        let (first, payload) = (0x80 | message.opcode() as u8, message.payload());
+        let len = payload.len();
+        debug_assert!(len <= 0xFFFF);
+        if len <= 125 {
+            append(out, [first, len as u8, 0, 0], 2, payload);
+        } else {
+            append(out, [first, 126, (len >> 8) as u8, len as u8], 4, payload);
+        }
     }
 
     /// Appends one fragment: `Text` or `Binary` first, then `Continuation`, `fin` on the last
@@ -325,6 +364,7 @@ impl Endpoint {
             (false, None) => Some(opcode),
             (false, kind) => kind,
         };
+        self.note_state();
         self.write_frame(fin, false, opcode, payload, out);
         Ok(())
     }
@@ -363,8 +403,8 @@ impl Endpoint {
         if !self.lifecycle.send_close() {
             return false;
         }
-        self.between_messages = false;
         self.forget_message();
+        self.note_state();
         let mut body = [0; MAX_CONTROL_PAYLOAD];
         let body = code.map_or(&[][..], |code| CloseFrame { code, reason }.encode(&mut body));
         self.write_frame(true, false, Opcode::Close, body, out);
@@ -385,7 +425,7 @@ impl Endpoint {
     pub fn fail(&mut self, error: ProtocolError, out: &mut Vec<u8>) -> bool {
         self.lifecycle.fail(error);
         self.reading = Reading::Nothing;
-        self.between_messages = false;
+        self.note_state();
         self.close(Some(error.close_code()), error.reason(), out)
     }
 
@@ -402,17 +442,30 @@ impl Endpoint {
     /// stays what it was.
     pub fn release(&mut self, pool: &mut BufferPool) {
         self.reading = Reading::Nothing;
-        self.between_messages = false;
         self.control = None;
         if let Some(message) = self.message.take() {
             message.recycle(pool);
         }
         self.extension.release(pool);
+        self.note_state();
     }
 
     /// Bytes that are kept of a message that is not complete.
     pub(crate) fn assembled_len(&self) -> usize {
         self.message.as_ref().map_or(0, Assembly::len)
+    }
+
+    /// Takes what the usual cases depend on into one flag each. To be called after every change.
+    fn note_state(&mut self) {
+        self.between_messages = self.is_between_messages();
+        self.sends_plainly = self.is_sending_plainly();
+    }
+
+    /// True if messages may be sent now, and are sent as they are.
+    fn is_sending_plainly(&self) -> bool {
+        matches!(self.role, Role::Server)
+            && self.may_send()
+            && self.extension.compress_from == u32::MAX
     }
 
     /// True if the next byte begins a frame, no message is in progress, and messages of a client

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use crate::config::Config;
 use crate::driver::listener::UnixPathGuard;
-use crate::driver::{self, DriverChoice, DriverOptions, ListenAddr, affinity};
+use crate::driver::{self, Driver, DriverChoice, DriverOptions, ListenAddr, affinity};
 use crate::error::Error;
 use crate::handle::Handle;
 use crate::shutdown::ShutdownReport;

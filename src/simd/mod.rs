@@ -19,12 +19,14 @@
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
+mod append;
 mod scalar;
 mod short;
 mod text;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 
+pub(crate) use append::append;
 pub(crate) use text::split_text;
 pub use text::{InvalidUtf8, TextBuffer};
 

@@ -11,7 +11,7 @@ use super::mailbox::Command;
 use super::places::{NoPlace, Place};
 use crate::config::Accept;
 use crate::connection::{Connection, NEVER, subprotocol};
-use crate::driver::{AcceptedSocket, ConnectionId};
+use crate::driver::{AcceptedSocket, ConnectionId, Driver};
 use crate::tls::Tls;
 
 /// How long a worker waits before it tries to accept again.

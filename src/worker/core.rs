@@ -20,7 +20,7 @@ use super::timers::Wheel;
 use super::topics::Topics;
 use crate::config::Config;
 use crate::connection::{Connection, NEVER, Phase, Table, subprotocol};
-use crate::driver::{ConnectionId, Driver, DriverStats};
+use crate::driver::{AnyDriver, ConnectionId, Driver, DriverStats};
 use crate::error::CloseCause;
 use crate::figures::Tables;
 use crate::http::writing::DateText;
@@ -36,7 +36,7 @@ pub(crate) const SPARE_BYTES: usize = 8 * 1024 * 1024;
 
 /// See the module documentation.
 pub(crate) struct Core {
-    pub(crate) driver: Box<dyn Driver>,
+    pub(crate) driver: AnyDriver,
     pub(crate) table: Table,
     pub(crate) buffers: BufferPool,
     pub(crate) outgoing: OutgoingPool,
@@ -103,7 +103,7 @@ pub(crate) struct Core {
 impl Core {
     pub(crate) fn new(
         worker: u16,
-        mut driver: Box<dyn Driver>,
+        mut driver: AnyDriver,
         config: Arc<Config>,
         shared: Arc<Shared>,
     ) -> Self {

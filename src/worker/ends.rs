@@ -9,7 +9,7 @@ use super::core::Core;
 use super::route::{Outcome, guard};
 use super::schedule::Owner;
 use crate::connection::Phase;
-use crate::driver::ConnectionId;
+use crate::driver::{ConnectionId, Driver};
 use crate::error::{Close, CloseCause};
 use crate::protocol::{CloseCode, ProtocolError};
 

@@ -9,7 +9,7 @@ use std::io::{self, IoSlice};
 use super::Crank;
 use super::core::{Core, LINGER_MS, after};
 use crate::connection::Phase;
-use crate::driver::ConnectionId;
+use crate::driver::{ConnectionId, Driver};
 use crate::error::CloseCause;
 
 impl Core {
@@ -26,7 +26,21 @@ impl Core {
     /// Gives the socket what is queued, unless it is known to be full.
     #[inline]
     pub(crate) fn flush(&mut self, id: ConnectionId) {
+        self.flush_usual::<false>(id);
+    }
+
+    /// The same for a connection that leaves the list of those to flush.
+    #[inline]
+    pub(super) fn flush_listed(&mut self, id: ConnectionId) {
+        self.flush_usual::<true>(id);
+    }
+
+    #[inline(always)]
+    fn flush_usual<const LISTED: bool>(&mut self, id: ConnectionId) {
         let Some(connection) = self.table.get_mut(id) else { return };
+        if LISTED {
+            connection.dirty = false;
+        }
         // The usual case: a few frames, and a socket that takes them all.
         if let Some(outgoing) = &connection.outgoing
             && outgoing.is_plain()
@@ -41,7 +55,7 @@ impl Core {
             if matches!(sent, Ok(taken) if taken == unsent.len()) {
                 self.tally.bytes_sent += unsent.len() as u64;
                 if let Some(outgoing) = connection.outgoing.take() {
-                    self.outgoing.give(outgoing);
+                    self.outgoing.give_plain(outgoing);
                 }
                 return;
             }
@@ -62,11 +76,12 @@ impl Core {
                 }
                 self.block(id);
             }
-            Err(error) => self.doomed.push((id, CloseCause::Io(error.kind()))),
+            Err(error) => self.doom(id, CloseCause::Io(error.kind())),
         }
     }
 
     /// Every case, the usual one included.
+    #[inline(never)]
     fn flush_any(&mut self, id: ConnectionId) {
         let Some(connection) = self.table.get_mut(id) else { return };
         if connection.blocked {
@@ -96,7 +111,7 @@ impl Core {
                         return self.block(id);
                     }
                 }
-                Err(error) => return self.doomed.push((id, CloseCause::Io(error.kind()))),
+                Err(error) => return self.doom(id, CloseCause::Io(error.kind())),
             }
         }
         self.drained(id);
@@ -193,10 +208,7 @@ impl Crank {
         loop {
             while let Some(&id) = self.core.dirty.get(next) {
                 next += 1;
-                if let Some(connection) = self.core.table.get_mut(id) {
-                    connection.dirty = false;
-                    self.core.flush(id);
-                }
+                self.core.flush_listed(id);
             }
             if self.core.doomed.is_empty() && self.core.resumed.is_empty() {
                 break;

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::mem::take;
+use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -358,6 +359,18 @@ macro_rules! counters {
         /// What one worker counted since it last published.
         #[derive(Debug, Default)]
         pub(crate) struct Tally {
+            pub(crate) messages_received: u64,
+            pub(crate) messages_sent: u64,
+            pub(crate) bytes_received: u64,
+            pub(crate) bytes_sent: u64,
+            rare: Rare,
+            /// One of those was perhaps counted.
+            rare_changed: bool,
+        }
+
+        /// All figures. The four that change in most turns stay zero here.
+        #[derive(Debug, Default)]
+        pub(crate) struct Rare {
             $(pub(crate) $name: u64,)*
         }
 
@@ -365,24 +378,19 @@ macro_rules! counters {
             /// Adds the worker's tally and empties it.
             #[inline]
             pub(crate) fn add(&self, tally: &mut Tally) {
-                // These four change in most turns; all others together in few of them.
                 increase(&self.messages_received, take(&mut tally.messages_received));
                 increase(&self.messages_sent, take(&mut tally.messages_sent));
                 increase(&self.bytes_received, take(&mut tally.bytes_received));
                 increase(&self.bytes_sent, take(&mut tally.bytes_sent));
-                if 0 $(| tally.$name)* != 0 {
-                    self.add_the_rest(tally);
+                if tally.rare_changed {
+                    self.add_rare(tally);
                 }
             }
 
             #[cold]
-            fn add_the_rest(&self, tally: &mut Tally) {
-                $(
-                    if tally.$name != 0 {
-                        increase(&self.$name, tally.$name);
-                        tally.$name = 0;
-                    }
-                )*
+            fn add_rare(&self, tally: &mut Tally) {
+                tally.rare_changed = false;
+                $(increase(&self.$name, take(&mut tally.rare.$name));)*
             }
 
             fn add_to(&self, stats: &mut Stats) {
@@ -409,6 +417,22 @@ macro_rules! counters {
             }
         }
     };
+}
+
+impl Deref for Tally {
+    type Target = Rare;
+
+    fn deref(&self) -> &Rare {
+        &self.rare
+    }
+}
+
+impl DerefMut for Tally {
+    /// Whoever counts something rare says so by the way.
+    fn deref_mut(&mut self) -> &mut Rare {
+        self.rare_changed = true;
+        &mut self.rare
+    }
 }
 
 counters! {

@@ -60,7 +60,7 @@ use self::waiting::BusyPoll;
 use crate::config::Config;
 use crate::connection::NEVER;
 use crate::context::WorkerContext;
-use crate::driver::{AcceptedSocket, ConnectionId, Driver, Event, ReceiveMemory};
+use crate::driver::{AcceptedSocket, AnyDriver, ConnectionId, Driver, Event, ReceiveMemory};
 use crate::protocol::Message;
 
 /// A turn that comes so much later than it should has been kept from running: by a handler, or
@@ -104,7 +104,7 @@ pub(crate) struct Crank {
 impl Worker {
     pub(crate) fn new(
         number: u16,
-        driver: Box<dyn Driver>,
+        driver: AnyDriver,
         memory: ReceiveMemory,
         routes: Vec<Box<dyn Route>>,
         paths: Arc<Paths>,
@@ -143,7 +143,26 @@ impl Worker {
         let due_ms = self.crank.due_ms();
         let timeout_ms = (due_ms != NEVER).then(|| due_ms.saturating_sub(self.crank.core.now_ms));
         let postponed = self.crank.take_postponed();
-        let mut more = self.receive(timeout_ms)?;
+        let more = self.receive(timeout_ms)?;
+        if !self.crank.is_quiet(due_ms) || !postponed.is_empty() {
+            self.see_to_the_rest(due_ms, postponed, more)?;
+        }
+        let core = &mut self.crank.core;
+        core.note_driver_stats();
+        core.publish_figures();
+        let took_us = core.driver.now_us() - core.turn_start_us;
+        core.tables().note_turn(took_us);
+        Ok(())
+    }
+
+    /// Everything of a turn but the messages.
+    #[inline(never)]
+    fn see_to_the_rest(
+        &mut self,
+        due_ms: u64,
+        postponed: Vec<ConnectionId>,
+        mut more: bool,
+    ) -> io::Result<()> {
         self.crank.shake_hands();
         let now_ms = self.crank.core.now_ms;
         if now_ms > due_ms.saturating_add(STALL_MS) {
@@ -173,10 +192,6 @@ impl Worker {
         {
             crank.flush_all();
         }
-        crank.core.note_driver_stats();
-        crank.core.publish_figures();
-        let took_us = crank.core.driver.now_us() - crank.core.turn_start_us;
-        crank.core.tables().note_turn(took_us);
         Ok(())
     }
 
@@ -209,6 +224,25 @@ impl Crank {
         self.stop_deadline_ms.is_some_and(|deadline| {
             self.core.table.is_empty() || self.core.now_ms >= deadline + RELEASE_GRACE_MS
         })
+    }
+
+    /// True if this turn has nothing to do but what it received. `due_ms` is from before the wait;
+    /// an earlier deadline that was set since is for the next turn.
+    #[inline]
+    fn is_quiet(&self, due_ms: u64) -> bool {
+        let core = &self.core;
+        let lists = core.handshakes.len()
+            | core.postponed.len()
+            | core.resumed.len()
+            | core.doomed.len()
+            | core.dirty.len()
+            | self.pumping.len();
+        lists == 0
+            && !self.woken
+            && core.now_ms < due_ms
+            && core.notices.is_empty()
+            && !core.dials.has_news()
+            && self.stop_deadline_ms.is_none()
     }
 
     /// Until when the next wait may last; not before now, and [`NEVER`] for no end.

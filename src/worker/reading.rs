@@ -16,7 +16,7 @@
 use super::Crank;
 use super::core::Core;
 use crate::connection::Phase;
-use crate::driver::ConnectionId;
+use crate::driver::{ConnectionId, Driver};
 
 /// Bytes that a turn inflates for one connection, give or take a message: about 5 ms of work.
 const INFLATED_PER_TURN: u64 = 4 * 1024 * 1024;

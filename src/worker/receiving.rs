@@ -52,10 +52,7 @@ impl Crank {
             && only == id
         {
             self.core.dirty.clear();
-            if let Some(connection) = self.core.table.get_mut(id) {
-                connection.dirty = false;
-            }
-            self.core.flush(id);
+            self.core.flush_listed(id);
         }
     }
 

@@ -22,6 +22,7 @@ use crate::http::Response;
 use crate::promise::{Pending, Waiting};
 use crate::protocol::{Event, Message, ProtocolError};
 use crate::publish::{Dropped, Subscription};
+use crate::simd::InvalidUtf8;
 use crate::upgrade::{Decision, Session, Upgrade, UpgradeRequest};
 use crate::websocket::WebSocket;
 
@@ -266,39 +267,43 @@ impl<H: Handler> Route for RouteOf<H> {
         loop {
             let Some(connection) = core.table.get_mut(id) else { return Fed::Everything };
             let Phase::Live(live) = &mut connection.phase else { return Fed::Everything };
-            let event = match live.endpoint.receive(input, &mut core.buffers) {
-                Ok(Some(event)) => event,
-                Ok(None) => {
-                    core.expect_more(false);
-                    return Fed::Everything;
+            let mut unusual = None;
+            let message = match live.endpoint.receive_usual(input) {
+                Some(Ok(message)) => message,
+                Some(Err(InvalidUtf8)) => {
+                    let error = ProtocolError::InvalidUtf8;
+                    return Fed::Violated(live.endpoint.refuse(error, input, &mut core.buffers));
                 }
-                Err(error) => return Fed::Violated(error),
+                None => match receive_unusual(core, id, input) {
+                    Ok(event) => match &*unusual.insert(event) {
+                        Event::Text(text) => Message::Text(text.as_str()),
+                        Event::Binary(bytes) => Message::Binary(bytes.as_slice()),
+                        _ => return unusual.map_or(Fed::Everything, Fed::Event),
+                    },
+                    Err(fed) => return fed,
+                },
             };
-            let message = match &event {
-                Event::Text(text) => Message::Text(text.as_str()),
-                Event::Binary(bytes) => Message::Binary(bytes.as_slice()),
-                _ => return Fed::Event(event),
-            };
-            let more = !input.is_empty();
-            core.begin_message(more);
-            let outcome = guard(|| {
-                handler.on_message(&mut WebSocket { core, id, session }, message);
-            });
-            event.recycle(&mut core.buffers);
+            core.begin_message(!input.is_empty());
+            let outcome =
+                guard(|| handler.on_message(&mut WebSocket { core, id, session }, message));
+            if let Some(event) = unusual {
+                event.recycle(&mut core.buffers);
+                core.look_again |= core.inflated_enough();
+            }
             if outcome == Outcome::Panicked {
                 return Fed::Panicked;
             }
-            if !core.doomed.is_empty()
-                || core.look_again && core.is_ahead(id)
-                || core.inflated_enough()
+            if core.look_again
+                && (!core.doomed.is_empty() || core.is_ahead(id) || core.inflated_enough())
             {
                 return Fed::Interrupted;
             }
-            if !more {
+            debug_assert!(core.doomed.is_empty(), "whoever dooms says so");
+            debug_assert!(!core.inflated_enough() && !core.is_ahead(id), "so does who is ahead");
+            if input.is_empty() {
                 core.expect_more(false);
                 return Fed::Everything;
             }
-            debug_assert!(!core.is_ahead(id), "whoever gets ahead says so");
         }
     }
 
@@ -336,6 +341,25 @@ impl<H: Handler> Route for RouteOf<H> {
     #[cfg(test)]
     fn sessions(&self) -> usize {
         self.sessions.len()
+    }
+}
+
+/// Reads whatever comes next, or says why there is nothing to read.
+#[inline(never)]
+fn receive_unusual<'b>(
+    core: &mut Core,
+    id: ConnectionId,
+    input: &mut &'b mut [u8],
+) -> Result<Event<'b>, Fed<'b>> {
+    let Some(connection) = core.table.get_mut(id) else { return Err(Fed::Everything) };
+    let Phase::Live(live) = &mut connection.phase else { return Err(Fed::Everything) };
+    match live.endpoint.receive(input, &mut core.buffers) {
+        Ok(Some(event)) => Ok(event),
+        Ok(None) => {
+            core.expect_more(false);
+            Err(Fed::Everything)
+        }
+        Err(error) => Err(Fed::Violated(error)),
     }
 }
 

@@ -16,7 +16,7 @@ use super::Crank;
 use super::core::Core;
 use super::ends::After;
 use crate::connection::Phase;
-use crate::driver::ConnectionId;
+use crate::driver::{ConnectionId, Driver};
 use crate::error::{Close, CloseCause, SendError};
 use crate::tls::{End, Exhausted, MAX_HELD, Opened, SEAL_BYTES, Scratch, Tls, TlsFailure};
 use crate::websocket::SendStatus;
@@ -58,7 +58,7 @@ impl Core {
                 self.tls.gathered = gathered;
                 match sealed {
                     Ok(sealed) => count = sealed,
-                    Err(Exhausted) => return self.doomed.push((id, CloseCause::Tls)),
+                    Err(Exhausted) => return self.doom(id, CloseCause::Tls),
                 }
             }
             let all = connection
@@ -86,7 +86,7 @@ impl Core {
             };
             let taken = match self.driver.send(id, slices) {
                 Ok(taken) => taken,
-                Err(error) => return self.doomed.push((id, CloseCause::Io(error.kind()))),
+                Err(error) => return self.doom(id, CloseCause::Io(error.kind())),
             };
             self.tally.bytes_sent += taken as u64;
             let left = before_len + count - taken;
@@ -163,14 +163,14 @@ impl Core {
                 count += *sealed.as_ref().unwrap_or(&0);
             }
             if sealed.is_err() {
-                self.doomed.push((id, CloseCause::Tls));
+                self.doom(id, CloseCause::Tls);
                 return Err(SendError::Gone);
             }
             let records = &self.tls.sealed[..count];
             let taken = match self.driver.send(id, &[IoSlice::new(records)]) {
                 Ok(taken) => taken,
                 Err(error) => {
-                    self.doomed.push((id, CloseCause::Io(error.kind())));
+                    self.doom(id, CloseCause::Io(error.kind()));
                     return Err(SendError::Gone);
                 }
             };

@@ -8,7 +8,7 @@ use std::io::IoSlice;
 use super::core::{Core, after};
 use super::mailbox::{Command, Shared};
 use crate::connection::Phase;
-use crate::driver::ConnectionId;
+use crate::driver::{ConnectionId, Driver};
 use crate::error::{CloseCause, SendError};
 use crate::protocol::frame::MAX_HEADER_LEN;
 use crate::protocol::{CloseCode, Message, frame};
@@ -21,6 +21,9 @@ pub(super) const DIRECT_SEND: usize = 16 * 1024;
 /// The same for payloads that more input follows: from here on a copy costs more than a system
 /// call of its own.
 const DIRECT_SEND_AMID: usize = 64 * 1024;
+
+// `Endpoint::send_usual` takes what is shorter.
+const _: () = assert!(DIRECT_SEND <= DIRECT_SEND_AMID && DIRECT_SEND_AMID <= 0x1_0000);
 
 impl Core {
     /// Says whether more input of this turn will follow the message that is handed out now, so
@@ -37,6 +40,13 @@ impl Core {
         self.expect_more(more_follows);
     }
 
+    /// Notes an end that is due; the crank carries it out.
+    #[cold]
+    pub(crate) fn doom(&mut self, id: ConnectionId, cause: CloseCause) {
+        self.look_again = true;
+        self.doomed.push((id, cause));
+    }
+
     /// Queues one message. See [`WebSocket::send`](crate::WebSocket::send).
     #[inline]
     pub(crate) fn send(
@@ -50,6 +60,42 @@ impl Core {
     /// The same with options of the application.
     #[inline]
     pub(crate) fn send_with(
+        &mut self,
+        id: ConnectionId,
+        message: Message<'_>,
+        options: SendOptions,
+    ) -> Result<SendStatus, SendError> {
+        // The usual case: a short message to an open connection whose socket has room.
+        let len = message.len();
+        if let Some(connection) = self.table.get_mut(id)
+            && let Phase::Live(live) = &mut connection.phase
+            && live.endpoint.sends_plainly()
+            && !options.insists_on_compression()
+            && !connection.blocked
+            && len < self.direct_send
+        {
+            let outgoing = match &mut connection.outgoing {
+                Some(outgoing) => outgoing,
+                none => self.outgoing.lend(none),
+            };
+            if let Some(batch) = outgoing.plain()
+                && batch.len() + MAX_HEADER_LEN + len <= self.high_water
+            {
+                live.endpoint.send_usual(message, batch);
+                self.tally.messages_sent += 1;
+                if !connection.dirty {
+                    connection.dirty = true;
+                    self.dirty.push(id);
+                }
+                return Ok(SendStatus::Sent);
+            }
+        }
+        self.send_any(id, message, options)
+    }
+
+    /// Every case, the usual one included.
+    #[inline(never)]
+    fn send_any(
         &mut self,
         id: ConnectionId,
         message: Message<'_>,
@@ -147,7 +193,7 @@ impl Core {
         let taken = match self.driver.send(id, slices) {
             Ok(taken) => taken,
             Err(error) => {
-                self.doomed.push((id, CloseCause::Io(error.kind())));
+                self.doom(id, CloseCause::Io(error.kind()));
                 return Err(SendError::Gone);
             }
         };
@@ -260,7 +306,7 @@ impl Core {
         {
             // Nothing is written, but nothing more is taken either: `send` says so from here on.
             live.endpoint.close(None, "", &mut Vec::new());
-            self.doomed.push((id, CloseCause::Terminated));
+            self.doom(id, CloseCause::Terminated);
         }
     }
 }

@@ -13,7 +13,7 @@ use super::core::{Core, LINGER_MS, after};
 use super::mailbox::{NOT_STOPPING, Shared};
 use super::time::jitter;
 use crate::connection::{NEVER, Phase};
-use crate::driver::ConnectionId;
+use crate::driver::{ConnectionId, Driver};
 use crate::error::CloseCause;
 use crate::protocol::CloseCode;
 use crate::protocol::upgrade::Refusal;

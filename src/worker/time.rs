@@ -10,7 +10,7 @@ use super::schedule::Owner;
 use super::shutdown::REASON;
 use crate::connection::Phase;
 use crate::context::{TimerError, TimerId};
-use crate::driver::ConnectionId;
+use crate::driver::{ConnectionId, Driver};
 use crate::error::CloseCause;
 use crate::protocol::CloseCode;
 

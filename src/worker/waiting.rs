@@ -8,6 +8,7 @@
 use std::io;
 
 use super::Worker;
+use crate::driver::Driver;
 
 /// What busy polling knows; see `ServerBuilder::busy_poll`.
 #[derive(Debug, Default)]
@@ -40,7 +41,14 @@ impl Worker {
         let now_us = crank.core.driver.now_us();
         crank.core.note_time(now_us);
         let mut something = false;
-        while let Some(event) = crank.core.driver.next_event(&mut self.memory) {
+        loop {
+            if let Some((id, bytes)) = crank.core.driver.next_received(&mut self.memory) {
+                something = true;
+                crank.received(id, bytes);
+                crank.bury();
+                continue;
+            }
+            let Some(event) = crank.core.driver.next_event(&mut self.memory) else { break };
             something = true;
             crank.handle(event);
         }

@@ -145,6 +145,12 @@ impl Slot {
         self.flags.clear(Flags::CLOSING);
     }
 
+    /// Whether nothing has to be remembered about the connection; then `step` would do nothing.
+    #[inline]
+    pub(super) fn is_plain(&self) -> bool {
+        self.flags == Flags::default()
+    }
+
     /// Whether `step` would do something.
     pub(super) fn wants_turn(&self) -> bool {
         if self.flags.has(Flags::CONNECTING) {
@@ -301,7 +307,7 @@ impl Slot {
         receive_len: usize,
     ) -> Option<(ConnectionId, usize)> {
         let socket = self.socket.as_ref()?;
-        if self.flags != Flags::default() {
+        if !self.is_plain() {
             return None;
         }
         // SAFETY: as in `receive`.

@@ -209,6 +209,7 @@ impl Epoll {
         Ok(slot)
     }
 
+    #[inline(never)]
     fn step(&mut self, memory: &mut ReceiveMemory) -> Option<Step> {
         loop {
             if std::mem::take(&mut self.woken) {
@@ -295,12 +296,13 @@ impl Driver for Epoll {
         Ok(())
     }
 
+    #[inline]
     fn send(&mut self, id: ConnectionId, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         let Some(slot) = self.slot_mut(id) else {
             return Err(io::ErrorKind::NotConnected.into());
         };
         let sent = slot.send(slices)?;
-        if slot.wants_turn() && slot.enqueue() {
+        if !slot.is_plain() && slot.wants_turn() && slot.enqueue() {
             self.ready.push_back(KernelToken::of(Operation::Receive, id));
         }
         Ok(sent)
@@ -348,6 +350,7 @@ impl Driver for Epoll {
         self.slot(id)?.socket()?.peer_addr().ok()?.as_socket()
     }
 
+    #[inline]
     fn wait(&mut self, timeout_ms: Option<u64>) -> io::Result<()> {
         // Whoever stops in the middle of a turn loses no edge.
         while let Some((token, readiness)) = self.set.next() {
@@ -362,19 +365,29 @@ impl Driver for Epoll {
     }
 
     fn next_event<'m>(&mut self, memory: &'m mut ReceiveMemory) -> Option<Event<'m>> {
-        let (id, len) = match self.receive_plain(memory) {
-            Some(received) => received,
-            // Most turns are over when the last edge was served.
-            None if self.is_done() => return None,
-            None => match self.step(memory)? {
-                Step::Received { id, len } => (id, len),
-                Step::Other(event) => return Some(event),
-            },
-        };
-        // SAFETY: only `recv` in `step` and `receive_plain` writes to this memory, and the caller
-        // cannot get there while it holds the borrow that this slice extends.
-        let bytes = unsafe { memory.slice(HEADROOM, len) };
-        Some(Event::Received { id, bytes })
+        // Most turns are over when the last edge was served.
+        if self.is_done() {
+            return None;
+        }
+        match self.step(memory)? {
+            Step::Received { id, len } => {
+                // SAFETY: only `recv` in `step` and `receive_plain` writes to this memory, and the
+                // caller cannot get there while it holds the borrow that this slice extends.
+                let bytes = unsafe { memory.slice(HEADROOM, len) };
+                Some(Event::Received { id, bytes })
+            }
+            Step::Other(event) => Some(event),
+        }
+    }
+
+    #[inline(always)]
+    fn next_received<'m>(
+        &mut self,
+        memory: &'m mut ReceiveMemory,
+    ) -> Option<(ConnectionId, &'m mut [u8])> {
+        let (id, len) = self.receive_plain(memory)?;
+        // SAFETY: as in `next_event`.
+        Some((id, unsafe { memory.slice(HEADROOM, len) }))
     }
 
     fn waker(&self) -> Waker {
@@ -385,6 +398,7 @@ impl Driver for Epoll {
         self.now_us() / 1000
     }
 
+    #[inline]
     fn now_us(&self) -> u64 {
         calls::monotonic_us()
     }

@@ -341,7 +341,15 @@ impl<L: Lab> Rig<L> {
         }
         let memory_len = self.memory.len();
         worker.driver.wait(Some(timeout_ms)).expect("wait");
-        while let Some(mut event) = worker.driver.next_event(&mut self.memory) {
+        // In the order of the worker: the short way first.
+        loop {
+            if let Some((id, bytes)) = worker.driver.next_received(&mut self.memory) {
+                let mut event = Event::Received { id, bytes };
+                worker.note(&event, memory_len);
+                act(worker, &mut event);
+                continue;
+            }
+            let Some(mut event) = worker.driver.next_event(&mut self.memory) else { break };
             worker.note(&event, memory_len);
             act(worker, &mut event);
             if let Event::Accepted(socket) = event {

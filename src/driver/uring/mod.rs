@@ -408,6 +408,7 @@ impl Driver for Uring {
         Ok(())
     }
 
+    #[inline]
     fn send(&mut self, id: ConnectionId, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         let slot = self.slot(id).filter(|slot| matches!(slot.phase, Phase::Open | Phase::Ended));
         let socket = slot.and_then(|slot| slot.socket.as_ref());
@@ -475,6 +476,7 @@ impl Driver for Uring {
         self.slot(id)?.socket.as_ref()?.peer_addr().ok()?.as_socket()
     }
 
+    #[inline(never)]
     fn wait(&mut self, timeout_ms: Option<u64>) -> io::Result<()> {
         self.feed_starved();
         let nothing_to_wait_for = !self.released.is_empty()
@@ -498,6 +500,7 @@ impl Driver for Uring {
         Ok(())
     }
 
+    #[inline(never)]
     fn next_event<'m>(&mut self, memory: &'m mut ReceiveMemory) -> Option<Event<'m>> {
         if let Some(bid) = self.lent.take() {
             self.buffers.recycle(bid);
@@ -538,6 +541,7 @@ impl Driver for Uring {
         self.now_us() / 1000
     }
 
+    #[inline]
     fn now_us(&self) -> u64 {
         calls::monotonic_us()
     }

@@ -27,7 +27,7 @@ pub(super) const STEP: usize = 16 * 1024;
 /// What was agreed on, and the codecs that belong to this connection. 16 bytes.
 pub(super) struct Extension {
     /// Payloads from this length on are worth compressing; `u32::MAX` if none is.
-    compress_from: u32,
+    pub(super) compress_from: u32,
     agreed: Agreed,
     /// The message in progress is compressed.
     pub(super) inflating: bool,
@@ -194,6 +194,7 @@ impl Endpoint {
             },
             ..Extension::NONE
         };
+        self.note_state();
         self
     }
 

@@ -78,18 +78,18 @@ impl Endpoint {
                 Opcode::Binary => Ok(Some(Event::Binary(ReceivedBytes::InPlace(payload)))),
                 _ => match check_text(payload) {
                     Ok(text) => Ok(Some(Event::Text(ReceivedText::InPlace(text)))),
-                    Err(InvalidUtf8) => self.refuse(ProtocolError::InvalidUtf8, input, pool),
+                    Err(InvalidUtf8) => Err(self.refuse(ProtocolError::InvalidUtf8, input, pool)),
                 },
             };
         }
         let event = match self.read_frames(input, pool) {
             Ok(event) => event,
-            Err(error) => return self.refuse(error, input, pool),
+            Err(error) => return Err(self.refuse(error, input, pool)),
         };
         if !self.lifecycle.reads() {
             self.release(pool);
         }
-        self.between_messages = self.is_between_messages();
+        self.note_state();
         Ok(event)
     }
 
@@ -124,16 +124,16 @@ impl Endpoint {
 
     /// The peer broke a rule: nothing that it sent behind is looked at.
     #[cold]
-    pub(super) fn refuse<'b>(
+    pub(crate) fn refuse(
         &mut self,
         error: ProtocolError,
-        input: &mut &'b mut [u8],
+        input: &mut &mut [u8],
         pool: &mut BufferPool,
-    ) -> Result<Option<Event<'b>>, ProtocolError> {
+    ) -> ProtocolError {
         self.lifecycle.fail(error);
         self.release(pool);
         *input = &mut [];
-        Err(error)
+        error
     }
 
     /// Reads frames up to the next event that is to be handed out.

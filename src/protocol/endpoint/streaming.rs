@@ -115,12 +115,12 @@ impl Endpoint {
     ) -> Result<Option<Received<'b>>, ProtocolError> {
         let received = match self.read_parts(input, max_message, pool) {
             Ok(received) => received,
-            Err(error) => return self.refuse(error, input, pool).map(|_| None),
+            Err(error) => return Err(self.refuse(error, input, pool)),
         };
         if !self.lifecycle.reads() {
             self.release(pool);
         }
-        self.between_messages = self.is_between_messages();
+        self.note_state();
         Ok(received)
     }
 

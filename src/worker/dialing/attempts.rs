@@ -12,7 +12,7 @@ use super::{Attempts, Crank, Resolved, State};
 use crate::client::resolver::interleave;
 use crate::client::{DialError, Place};
 use crate::connection::{Connection, NEVER, Phase, Stage};
-use crate::driver::{ConnectionId, Remote};
+use crate::driver::{ConnectionId, Driver, Remote};
 use crate::worker::mailbox::Command;
 
 /// How long an address has to itself (RFC 8305 5).

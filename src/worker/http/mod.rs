@@ -23,7 +23,7 @@ use super::Crank;
 use super::core::{Core, after};
 use crate::connection::http::Stage;
 use crate::connection::{Http, NEVER, Phase};
-use crate::driver::ConnectionId;
+use crate::driver::{ConnectionId, Driver};
 use crate::http::writing::Manner;
 use crate::protocol::upgrade::{HeadScanner, Refusal, Request};
 use crate::trust::proxy_protocol;

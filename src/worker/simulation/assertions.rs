@@ -5,6 +5,7 @@ use crate::config::Config;
 use crate::connection::http::Stage;
 use crate::connection::{Connection, Http, NEVER, Phase};
 use crate::driver::ConnectionId;
+use crate::driver::Driver;
 use crate::worker::core::SPARE_BYTES;
 use crate::worker::http::MAX_HELD;
 use crate::worker::schedule::Owner;

@@ -12,6 +12,7 @@ use super::client::Client;
 use super::log::{Log, Manner, Watched};
 use crate::config::Config;
 use crate::connection::NEVER;
+use crate::driver::AnyDriver;
 use crate::driver::simulated::{Faults, Network, Random};
 use crate::handle::Handle;
 use crate::handler::Handler;
@@ -110,7 +111,7 @@ impl World {
         let shared = Arc::new(shared);
         let worker = Worker::new(
             0,
-            Box::new(driver),
+            AnyDriver::Other(Box::new(driver)),
             memory,
             vec![route],
             paths,
