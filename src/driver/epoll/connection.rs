@@ -59,6 +59,8 @@ impl Flags {
     const CONNECTING: Self = Self(1 << 10);
     /// One of the two is due.
     const CONNECT_DONE: Self = Self(1 << 11);
+    /// Our FIN has been sent: what the peer said before it reset the connection explains nothing.
+    const FINISHED: Self = Self(1 << 12);
 
     const fn has(self, other: Self) -> bool {
         self.0 & other.0 != 0
@@ -143,6 +145,11 @@ impl Slot {
     /// `Released` was reported.
     pub(super) fn release(&mut self) {
         self.flags.clear(Flags::CLOSING);
+    }
+
+    /// Our FIN has been sent.
+    pub(super) fn finish(&mut self) {
+        self.flags.set(Flags::FINISHED);
     }
 
     /// Whether nothing has to be remembered about the connection; then `step` would do nothing.
@@ -262,6 +269,12 @@ impl Slot {
     ) -> (Option<Step>, bool) {
         if self.flags.has(Flags::CONNECTING) {
             return (self.finish_connecting(id), false);
+        }
+        if self.flags.has(Flags::FINISHED) && self.flags.has(Flags::ERROR) {
+            // A read would only tell how the connection ended, and that is of no use any more.
+            self.flags.set(Flags::DEAD);
+            let error = io::ErrorKind::ConnectionReset.into();
+            return (Some(Step::Other(Event::Failed(id, error))), false);
         }
         let reads = self.wants_input();
         // What a peer said before it reset the connection may explain the reset: read first then.

@@ -333,10 +333,12 @@ impl Driver for Epoll {
     }
 
     fn finish_sending(&mut self, id: ConnectionId) {
-        if let Some(socket) = self.slot(id).and_then(Slot::socket) {
-            // ENOTCONN: the peer was faster, and the next read says so.
+        let Some(slot) = self.slot_mut(id) else { return };
+        if let Some(socket) = slot.socket() {
+            // ENOTCONN: the peer was faster, and the next edge says so.
             let _ = socket.shutdown(Shutdown::Write);
         }
+        slot.finish();
     }
 
     fn close(&mut self, id: ConnectionId) {
