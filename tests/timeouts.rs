@@ -91,7 +91,7 @@ fn flood(peer: &mut Peer, command: &str) {
 }
 
 fn a_handshake_in_time_is_not_cut_later(driver: Driver) {
-    let timeout = Duration::from_millis(1500);
+    let timeout = Duration::from_secs(3);
     let (server, told) = start(driver, |server| server.handshake_timeout(timeout));
     let bytes = request("/");
     let mut peer = server.connect();
@@ -117,7 +117,7 @@ fn a_silent_peer_is_cut(driver: Driver) {
 }
 
 fn a_peer_that_sends_is_not_idle(driver: Driver) {
-    let idle = Duration::from_millis(1500);
+    let idle = Duration::from_secs(3);
     let (server, told) =
         start(driver, |server| server.idle_timeout(idle).ping_interval(Duration::ZERO));
     let mut peer = server.open();
@@ -134,7 +134,7 @@ fn a_peer_that_sends_is_not_idle(driver: Driver) {
 }
 
 fn a_peer_that_answers_pings_stays(driver: Driver) {
-    let idle = Duration::from_millis(1500);
+    let idle = Duration::from_secs(3);
     let (server, told) =
         start(driver, |server| server.idle_timeout(idle).ping_interval(Duration::from_millis(40)));
     let start = Instant::now();
@@ -222,7 +222,7 @@ fn a_peer_that_never_reads_is_cut_by_the_write_timeout(driver: Driver) {
 }
 
 fn a_peer_that_reads_slowly_is_not_cut_by_the_write_timeout(driver: Driver) {
-    let timeout = Duration::from_millis(1500);
+    let timeout = Duration::from_secs(3);
     let (server, told) = start(driver, |server| server.write_timeout(timeout));
     let mut peer = server.open();
     peer.send_text("flood");

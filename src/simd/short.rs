@@ -78,9 +78,10 @@ mod tests {
     #[test]
     fn equals_reference_and_sees_every_byte() {
         let key = [0x37, 0xfa, 0x21, 0x3d];
-        for length in 0..=SHORT {
+        let step = if cfg!(miri) { 11 } else { 1 };
+        for length in (0..=SHORT).step_by(step).chain([SHORT]) {
             let text: Vec<u8> = (0..length).map(|i| (i % 128) as u8).collect();
-            for not_ascii in (0..length).map(Some).chain([None]) {
+            for not_ascii in (0..length).step_by(step).map(Some).chain([None]) {
                 let mut expected = text.clone();
                 if let Some(i) = not_ascii {
                     expected[i] |= 0x80;
