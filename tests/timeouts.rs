@@ -222,7 +222,7 @@ fn a_peer_that_never_reads_is_cut_by_the_write_timeout(driver: Driver) {
 }
 
 fn a_peer_that_reads_slowly_is_not_cut_by_the_write_timeout(driver: Driver) {
-    let timeout = Duration::from_secs(3);
+    let timeout = Duration::from_millis(1500);
     let (server, told) = start(driver, |server| server.write_timeout(timeout));
     let mut peer = server.open();
     peer.send_text("flood");
