@@ -279,6 +279,7 @@ impl Core {
 
     /// Starts the close handshake.
     pub(crate) fn close(&mut self, id: ConnectionId, code: CloseCode, reason: &str) -> bool {
+        self.look_again = true;
         let close_timeout_ms = self.config.close_timeout_ms;
         let now_ms = self.now_ms;
         let Some(connection) = self.table.get_mut(id) else { return false };

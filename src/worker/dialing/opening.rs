@@ -277,7 +277,8 @@ impl Crank {
         }
         self.bury();
         if received.len() > head_len {
-            // Frames may follow the answer in the same segment.
+            // Frames may follow the answer in the same segment, which may have waited for a turn.
+            self.core.begin_share();
             self.take_input(id, &mut received[head_len..]);
         }
     }

@@ -344,7 +344,9 @@ impl Crank {
         }
         self.bury();
         if !rest.is_empty() {
-            // RFC 6455 4.1: frames may follow the request in the same segment.
+            // RFC 6455 4.1: frames may follow the request in the same segment. The decision about it
+            // need not have come with bytes of this connection.
+            self.core.begin_share();
             self.take_input(id, rest);
         }
     }

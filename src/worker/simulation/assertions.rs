@@ -82,7 +82,8 @@ fn check(world: &World, id: ConnectionId, connection: &Connection) -> Result<(),
         connection.outgoing.is_none() || unsent > 0 || holds_input,
         "keeps an outgoing queue without need",
     )?;
-    let waits = connection.blocked || connection.paused_by_handler;
+    let next_turn = core.postponed.contains(&id);
+    let waits = connection.blocked || connection.paused_by_handler || next_turn;
     rule(!holds_input || waits, "holds input, and nobody will look at it")?;
     rule(!holds_input || connection.reading_paused, "holds input and reads more")?;
     if let Phase::Http(http) = &connection.phase {

@@ -6,7 +6,7 @@
 
 use super::assertions;
 use super::client::{Client, Farewell, Said};
-use super::log::{Callback, Manner};
+use super::log::{Callback, Manner, Session};
 use super::world::{Setup, World};
 use crate::config::Config;
 use crate::driver::simulated::{Faults, Network, Random, ReadRate, Seen, for_each_seed};
@@ -297,4 +297,40 @@ fn clients_that_agreed_get_fewer_bytes() {
         assert!(plain > sizes[1], "{plain} bytes for {}", sizes[1]);
         assert!(clients.iter().all(|client| client.received.len() > 20), "publications");
     }
+}
+
+/// What one connection inflates is not charged to another one that opens in the same turn.
+#[test]
+fn a_newcomer_has_a_share_of_its_own() {
+    let mut setup = Setup::new(0);
+    setup.config.deflate = Deflate::shared();
+    setup.longest = 1 << 20;
+    let mut world = setup.serve(Box::new(|ws, callback, _| {
+        if let Callback::Message(message) = callback
+            && message.len() == 1
+        {
+            ws.send(message);
+        }
+    }));
+    let mut clients = [Client::compressing(&world.network, Deflate::shared())];
+    world.deliver(&mut clients);
+    let [mut greedy] = clients;
+    world.log.borrow_mut().defers = true;
+    let newcomer = Client::new(&world.network);
+    newcomer.peer.send(b"\x82\x81\0\0\0\0n");
+    let mut clients = [newcomer];
+    world.deliver(&mut clients);
+    let ticket = world.log.borrow_mut().tickets.pop().expect("put off");
+    // More than one turn inflates, and the decision comes in the same turn.
+    let said = Said { text: true, payload: vec![b' '; 1 << 20] };
+    let bytes: Vec<u8> = (0..8).flat_map(|_| frame(&mut greedy, &said)).collect();
+    greedy.peer.send(&bytes);
+    ticket.accept(Session::default()).expect("waits for it");
+    world.deliver(&mut clients);
+    assert_eq!(clients[0].received, [Said { text: false, payload: b"n".to_vec() }]);
+    while world.worker.crank.timeout_ms() == Some(0) {
+        world.turn();
+    }
+    let calls = world.log.borrow_mut().record(greedy.id.expect("adopted")).calls.len();
+    assert_eq!(calls, 9, "on_open and eight messages");
 }
