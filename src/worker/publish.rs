@@ -381,12 +381,17 @@ impl Core {
         let outgoing = connection.outgoing.get_or_insert_with(|| self.outgoing.take());
         let compressed = message.frame_for(&live.endpoint, &mut self.buffers);
         let shared = compressed.as_ref().unwrap_or(message.frame());
-        if client || outgoing.unsent_len() + shared.len() > high_water {
+        let (blocked, len) = (connection.blocked, shared.len());
+        if client || blocked || outgoing.unsent_len() + len > high_water {
+            let over_limit = blocked && self.is_over_limit(len);
             let mut unused = Vec::new();
             let mut frame = Publication::from(message).frame(&mut unused, 0);
             let key = LatestKey { topic: 0, key: None };
             if self.queue_frame(id, SlowSubscriber::Queue, key, &mut frame) != Queued::Taken {
-                self.tally.dropped += 1;
+                match over_limit {
+                    true => self.tally.dropped_worker_full += 1,
+                    false => self.tally.dropped += 1,
+                }
                 return Err(SendError::Full);
             }
         } else {

@@ -11,7 +11,8 @@ use crate::driver::simulated::{Faults, ReadRate, Seen};
 use crate::error::{Close, CloseCause};
 use crate::handler::Handler;
 use crate::protocol::{CloseCode, Message};
-use crate::websocket::WebSocket;
+use crate::publish::PreparedMessage;
+use crate::websocket::{SendStatus, WebSocket};
 
 /// A server whose sockets take 4 KiB and whose queues end at 16 KiB.
 fn narrow() -> Setup {
@@ -75,6 +76,48 @@ fn the_end_of_a_peer_is_seen_while_a_long_answer_drains() {
     assert!(client.peer.received().len() > PAGE);
     // The FIN was read at once, so the end of the answer is the end of the connection.
     assert_eq!((world.now_ms(), world.shared.stats().connections), (0, 0));
+}
+
+#[test]
+fn a_close_may_be_what_puts_a_connection_ahead_of_its_peer() {
+    let mut setup = narrow();
+    setup.config.max_backpressure = 2000;
+    let mut world = setup.serve(Box::new(|ws, callback, _| {
+        if let Callback::Message(message) = callback {
+            // Up to half of the limit, then over it.
+            assert_eq!(ws.send(message), SendStatus::Sent);
+            ws.close(CloseCode::NORMAL, "a reason of more than a few bytes");
+        }
+    }));
+    let mut clients = [world.client()];
+    clients[0].say(Message::Binary(&[7; 986]));
+    world.settle(&mut clients);
+    assert_eq!((clients[0].received.len(), clients[0].close_code), (1, Some(1000)));
+}
+
+#[test]
+fn prepared_messages_keep_to_the_limit_of_the_worker() {
+    let mut setup = narrow();
+    setup.config.max_worker_backpressure = 4000;
+    let prepared = PreparedMessage::new(Message::Binary(&[7; 500]));
+    let mut world = setup.serve(Box::new(move |ws, callback, _| {
+        if let Callback::Message(_) = callback {
+            ws.send_prepared(&prepared);
+        }
+    }));
+    let mut clients = [world.client()];
+    clients[0].peer.set_read_rate(ReadRate::Stopped);
+    for _ in 0..25 {
+        clients[0].say(Message::Text("one more"));
+        world.deliver(&mut clients);
+    }
+    let stats = world.shared.stats();
+    assert!(stats.buffered_bytes <= 4000, "{stats:?}");
+    assert!(stats.dropped_worker_full > 0 && stats.dropped == 0, "{stats:?}");
+    clients[0].peer.set_read_rate(ReadRate::Unlimited);
+    world.deliver(&mut clients);
+    let dropped = world.shared.stats().dropped_worker_full as usize;
+    assert_eq!(clients[0].received.len(), 25 - dropped);
 }
 
 #[test]
