@@ -6,7 +6,7 @@ mod common;
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -29,6 +29,7 @@ on_every_driver!(
     a_message_is_queued_whole_or_not_at_all,
     a_slow_receiver_of_others_is_full_and_the_sender_is_told,
     one_firehose_does_not_starve_another_connection,
+    thousands_of_tiny_messages_are_taken_in_turns,
     one_clogged_peer_does_not_delay_another,
 );
 
@@ -434,6 +435,52 @@ fn one_firehose_does_not_starve_another_connection(driver: Driver) {
     stop.store(true, Ordering::Release);
     writing.join().expect("no panic");
     reading.join().expect("no panic");
+}
+
+/// Notes how many messages had come when the first text came, and lets a test hold the worker up.
+struct Counting {
+    binary: u32,
+    held: Arc<Mutex<Receiver<()>>>,
+    seen: Sender<u32>,
+}
+
+impl Handler for Counting {
+    type Session = ();
+
+    fn on_message(&mut self, _ws: &mut WebSocket<'_, ()>, message: Message<'_>) {
+        match message {
+            Message::Binary(b"hold") => {
+                let _ = self.seen.send(0);
+                let _ = self.held.lock().expect("no panic").recv_timeout(PATIENCE);
+            }
+            Message::Binary(_) => self.binary += 1,
+            Message::Text("count") => self.seen.send(self.binary).expect("the test waits"),
+            Message::Text(_) => {}
+        }
+    }
+}
+
+fn thousands_of_tiny_messages_are_taken_in_turns(driver: Driver) {
+    let ((hold, held), (seen, told)) = (channel(), channel());
+    let held = Arc::new(Mutex::new(held));
+    let server = TestServer::start(driver, |server| {
+        server.websocket("/", move |_| Counting {
+            binary: 0,
+            held: Arc::clone(&held),
+            seen: seen.clone(),
+        })
+    });
+    let (mut holder, mut flood, mut other) = (server.open(), server.open(), server.open());
+    holder.send_frame(0x82, b"hold");
+    assert_eq!(told.recv_timeout(PATIENCE), Ok(0));
+    // The worker finds all of it at once: 60 KB of one connection, a message of another.
+    let many: Vec<u8> = (0..10_000).flat_map(|_| frame(0x82, b"")).collect();
+    flood.send(&many);
+    other.send_text("count");
+    hold.send(()).expect("the handler waits");
+    let before = told.recv_timeout(PATIENCE).expect("the other one had its turn");
+    assert!(before <= 2 * 1024, "{before} messages came first");
+    server.wait_for("all of it", |stats| stats.messages_received == 10_002);
 }
 
 fn one_clogged_peer_does_not_delay_another(driver: Driver) {

@@ -61,6 +61,8 @@ pub(crate) struct Core {
     pub(crate) postponed: Vec<ConnectionId>,
     /// What the pool will have inflated when the turn has inflated enough.
     pub(crate) inflate_until: u64,
+    /// Messages left of it.
+    pub(crate) messages_left: u32,
     /// When this turn began, rounded down: what is due then is due.
     pub(crate) now_ms: u64,
     /// The same, rounded up: deadlines count from here, so that none comes before its time.
@@ -130,6 +132,7 @@ impl Core {
             resumed: Vec::new(),
             postponed: Vec::new(),
             inflate_until: u64::MAX,
+            messages_left: 0,
             now_ms,
             soon_ms: now_ms,
             config,

@@ -18,6 +18,10 @@ use super::core::Core;
 use crate::connection::Phase;
 use crate::driver::{ConnectionId, Driver};
 
+/// Messages that a turn takes of one connection: those of a few bytes cost time, too, and a receive
+/// buffer holds tens of thousands of them.
+const MESSAGES_PER_TURN: u32 = 1024;
+
 /// Bytes that a turn inflates for one connection, give or take a message: about 5 ms of work.
 const INFLATED_PER_TURN: u64 = 4 * 1024 * 1024;
 
@@ -39,12 +43,20 @@ impl Core {
     #[inline]
     pub(super) fn begin_share(&mut self) {
         self.inflate_until = self.buffers.inflated() + INFLATED_PER_TURN;
+        self.messages_left = MESSAGES_PER_TURN;
     }
 
-    /// True if so much was inflated for this connection that others shall have theirs.
+    /// A message, ping or pong of this share was taken.
     #[inline]
-    pub(super) fn inflated_enough(&self) -> bool {
-        self.buffers.inflated() > self.inflate_until
+    pub(super) fn count_message(&mut self) {
+        // A connection that ends is heard to its end, beyond its share.
+        self.messages_left = self.messages_left.wrapping_sub(1);
+    }
+
+    /// True if so much was done for this connection that others shall have their share.
+    #[inline]
+    pub(super) fn had_its_share(&self) -> bool {
+        self.messages_left == 0 || self.buffers.inflated() > self.inflate_until
     }
 
     /// Has a connection read on, before others, that has just brought `len` bytes and is in the
@@ -133,11 +145,10 @@ impl Crank {
         if self.core.is_ahead(id) && self.wait_if_needed(id) {
             return true;
         }
-        self.core.inflated_enough() && self.postpone(id)
+        self.core.had_its_share() && self.postpone(id)
     }
 
-    /// Few bytes can become many when they are inflated, and others wait: the rest of this
-    /// connection's input comes in the next turn.
+    /// Others wait: the rest of this connection's input comes in the next turn.
     #[cold]
     fn postpone(&mut self, id: ConnectionId) -> bool {
         if self.core.is_live(id) {

@@ -130,10 +130,12 @@ impl Crank {
                     return 0;
                 }
                 Fed::Event(Event::Ping(payload)) => {
+                    core.count_message();
                     core.pong(id, payload.as_slice());
                     self.call_live(id, Call::Ping(payload.as_slice()))
                 }
                 Fed::Event(Event::Pong(payload)) => {
+                    core.count_message();
                     self.call_live(id, Call::Pong(payload.as_slice()))
                 }
                 Fed::Event(Event::Close(frame)) => {

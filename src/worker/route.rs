@@ -288,21 +288,25 @@ impl<H: Handler> Route for RouteOf<H> {
                 guard(|| handler.on_message(&mut WebSocket { core, id, session }, message));
             if let Some(event) = unusual {
                 event.recycle(&mut core.buffers);
-                core.look_again |= core.inflated_enough();
+                core.look_again |= core.had_its_share();
             }
             if outcome == Outcome::Panicked {
                 return Fed::Panicked;
             }
+            core.count_message();
             if core.look_again
-                && (!core.doomed.is_empty() || core.is_ahead(id) || core.inflated_enough())
+                && (!core.doomed.is_empty() || core.is_ahead(id) || core.had_its_share())
             {
                 return Fed::Interrupted;
             }
             debug_assert!(core.doomed.is_empty(), "whoever dooms says so");
-            debug_assert!(!core.inflated_enough() && !core.is_ahead(id), "so does who is ahead");
+            debug_assert!(!core.is_ahead(id), "so does who is ahead");
             if input.is_empty() {
                 core.expect_more(false);
                 return Fed::Everything;
+            }
+            if core.messages_left == 0 {
+                return Fed::Interrupted;
             }
         }
     }
