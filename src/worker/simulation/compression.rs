@@ -328,7 +328,7 @@ fn a_newcomer_has_a_share_of_its_own() {
     ticket.accept(Session::default()).expect("waits for it");
     world.deliver(&mut clients);
     assert_eq!(clients[0].received, [Said { text: false, payload: b"n".to_vec() }]);
-    while world.worker.crank.timeout_ms() == Some(0) {
+    while !world.network.is_quiet() || world.worker.crank.timeout_ms() == Some(0) {
         world.turn();
     }
     let calls = world.log.borrow_mut().record(greedy.id.expect("adopted")).calls.len();
