@@ -187,7 +187,11 @@ impl Config {
             return Err(Error::config("receive_buffer", "use 4096 to 16777216 bytes"));
         }
         if self.busy_poll_us > MAX_BUSY_POLL_US {
-            let reason = "keeps cores busy for more than 1 s; use less, or zero for off";
+            let reason = format!(
+                "{} us would keep cores busy for more than 1 s; use at most 1000000 us, or zero \
+                 for off",
+                self.busy_poll_us
+            );
             return Err(Error::config("busy_poll", reason));
         }
         if let Some(problem) = self.origins.problem() {

@@ -29,6 +29,7 @@
 //! | slow readers | [`SendStatus`], [`Handler::on_drain`], [`SlowSubscriber`], [`ServerBuilder::max_backpressure`] |
 //! | long messages, in parts | [`Handler::STREAM`], [`WebSocket::send_fragment`] |
 //! | time | [`WebSocket::set_timer`], [`WorkerContext::set_timer`], [`ServerBuilder::ping_interval`] |
+//! | the last microseconds | [`ServerBuilder::busy_poll`], [`ServerBuilder::pin_workers`] |
 //! | behind a proxy | [`ServerBuilder::trust_forwarded`], [`ServerBuilder::proxy_protocol`] |
 //! | connections that axum or hyper has upgraded | [`Handle::adopt`] |
 //! | figures | [`Handle::stats`], [`ShutdownReport`] |
@@ -207,9 +208,8 @@
 //! # Connections to other servers
 //!
 //! [`client::Dial`] makes connections that live on the workers, beside those that were accepted, and
-//! come back by themselves; [`client::Client`] is the same without a server. [`client::blocking`] puts the client's role on a
-//! blocking socket, for tests and tools.
-
+//! come back by themselves; [`client::Client`] is the same without a server. [`client::blocking`]
+//! puts the client's role on a blocking socket, for tests and tools.
 //!
 #![cfg_attr(feature = "tls-no-provider", doc = "[tls_module]: tls")]
 #![cfg_attr(feature = "tls-no-provider", doc = "[builder_tls]: ServerBuilder::tls")]

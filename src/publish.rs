@@ -14,7 +14,9 @@ use crate::protocol::{BufferPool, Endpoint, Message, frame};
 /// Cloning copies a reference. Costs the payload, a header of 2 to 10 bytes and 16 bytes of
 /// counters, in one allocation, until the last clone and the last queue that holds it let go. On
 /// the way to connections with compression ([`Deflate`](crate::Deflate)) it is compressed once for
-/// each window and level in use, and keeps the result.
+/// each window and level in use, and keeps the result, which costs its length once more. A clone
+/// has what its original had by then, and compresses the rest for itself; so does each worker to
+/// which a [`Handle`](crate::Handle), or a handler of another worker, posts it.
 ///
 /// ```
 /// use wirelane::PreparedMessage;
@@ -314,12 +316,13 @@ impl<'m> From<&'m PreparedMessage> for Publication<'m> {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Published {
-    /// Subscribers of this worker whose queue took it.
+    /// Subscribers of this worker whose queue took it; 0 from a [`Handle`](crate::Handle), which
+    /// belongs to no worker and only posts.
     pub queued: usize,
-    /// Subscribers of this worker that miss it: see [`SlowSubscriber`]. Their handlers learn it
+    /// The same that miss it: see [`SlowSubscriber`]. Their handlers learn it
     /// by [`on_dropped`](crate::Handler::on_dropped).
     pub dropped: usize,
-    /// Other workers with subscribers, to which it was posted.
+    /// Other workers with subscribers, to which it was posted; from a `Handle` all that have some.
     pub posted: usize,
     /// Other workers with subscribers whose mailbox was full or that had stopped: nobody there
     /// gets it. Counted in [`Stats::publish_refused`](crate::Stats::publish_refused).
@@ -342,8 +345,9 @@ pub enum SlowSubscriber {
     /// As long as the subscriber is behind, only the newest message waits, of each
     /// [`key`](Publication::key) if the publisher gives keys; it replaces the one that waited, and
     /// leaves when everything else has left. So a subscriber gets the newest value, not the
-    /// oldest, and costs one message per key. Messages sent meanwhile by `send` or by other topics
-    /// go first.
+    /// oldest, and costs one message per key, which counts for `max_backpressure`. Messages sent
+    /// meanwhile by `send` or by other topics go first. What waits for a connection with a
+    /// dedicated compressor is not compressed ([`Deflate`](crate::Deflate)).
     Latest,
     /// Messages are queued up to `max_backpressure`; whoever would pass it is closed with 1013
     /// (try again later).

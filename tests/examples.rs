@@ -398,7 +398,7 @@ fn timeouts_are_those_of_the_command_line(driver: Driver) {
 
 #[test]
 fn wrong_arguments_are_named_and_end_with_status_2() {
-    let wrong: [(&[&str], &str); 21] = [
+    let wrong: [(&[&str], &str); 24] = [
         (&["--nonsense"], "--nonsense"),
         (&["-x"], "-x"),
         (&["9001"], "9001"),
@@ -418,6 +418,9 @@ fn wrong_arguments_are_named_and_end_with_status_2() {
         (&["--deflate", "maybe"], "--deflate"),
         (&["--deflate", "shared", "--deflate-level", "10"], "level"),
         (&["--deflate-level", "most"], "--deflate-level"),
+        (&["--deflate-level", "6"], "--deflate shared"),
+        (&["--busy-poll-us", "300us"], "--busy-poll-us"),
+        (&["--busy-poll-us", "1000001"], "at most 1000000 us"),
         (&["--tls-cert", "x"], "--tls-key"),
         (&["--tls-cert", "/nowhere", "--tls-key", "/nowhere"], "/nowhere"),
     ];

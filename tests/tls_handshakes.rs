@@ -486,4 +486,8 @@ fn impossible_settings_are_named() {
     assert!(error.contains("`tls`"), "{error}");
     let error = Identity::from_pem(b"nothing", b"nothing").expect_err("no PEM");
     assert!(error.to_string().contains("BEGIN CERTIFICATE"), "{error}");
+    let (chain, _) = localhost().der();
+    let (_, key) = authority().issue(&["other.test"]).der();
+    let error = Identity::from_der(chain, key).expect_err("the key of another certificate");
+    assert!(error.to_string().contains("not that of the first certificate"), "{error}");
 }

@@ -24,7 +24,7 @@ options:
   --handshake-timeout-ms N    0 = off                        [10000]
   --idle-timeout-ms N         0 = off                        [120000]
   --ping-interval-ms N        0 = off                        [30000]
-  --busy-poll-us N            look so long before sleeping   [0]
+  --busy-poll-us N            awake after an event; 0 = off  [0]
 ";
 
 /// How long clients may take to answer our Close at the end. The program promises to end within
@@ -113,6 +113,9 @@ fn parse(mut parser: Parser) -> Result<Option<(ServerBuilder, &'static str)>, le
         _ => return Err("--tls-cert and --tls-key need each other".into()),
     };
     if let Some(level) = level {
+        if !deflate.is_on() {
+            return Err("--deflate-level needs --deflate shared or dedicated".into());
+        }
         deflate = deflate.level(level);
     }
     builder = builder.deflate(deflate);

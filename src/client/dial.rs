@@ -69,8 +69,8 @@ pub struct Dial {
 }
 
 impl Dial {
-    /// A connection to `ws://HOST:PORT/PATH?QUERY`, the same with `wss`, `unix:PATH` or `ws+unix:PATH:/PATH?QUERY`. What
-    /// is wrong with it is said by `connect`.
+    /// A connection to `ws://HOST:PORT/PATH?QUERY`, the same with `wss`, `unix:PATH` or
+    /// `ws+unix:PATH:/PATH?QUERY`. What is wrong with it is said by `connect`.
     pub fn to(url: impl Into<String>) -> Self {
         Self {
             url: url.into(),
@@ -104,7 +104,8 @@ impl Dial {
     }
 
     /// Offers to compress messages (permessage-deflate, RFC 7692) with these settings; the server
-    /// may decline. Default [`Deflate::off`].
+    /// may decline, or agree to less: [`WebSocket::deflate`](crate::WebSocket::deflate) says which.
+    /// Default [`Deflate::off`].
     pub fn deflate(mut self, settings: Deflate) -> Self {
         self.deflate = settings;
         self
@@ -132,7 +133,8 @@ impl Dial {
     }
 
     /// Connects to these addresses, in this order, instead of looking up the host of the URL (or
-    /// of the proxy). Host is sent as the URL says.
+    /// of the proxy). Host is sent as the URL says, and over TLS the certificate has to be for that
+    /// name.
     pub fn addresses(mut self, addresses: impl IntoIterator<Item = SocketAddr>) -> Self {
         self.addresses.extend(addresses);
         self

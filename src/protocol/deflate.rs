@@ -42,14 +42,24 @@
 ///
 /// Both dedicated with 15 bits, that is 334 KiB while a connection is in use: 64 KiB each for the
 /// text of the compressor's window and the chains of its matches, 128 KiB for its hash table, 32 KiB
-/// for the text of the decompressor's window; 306 KiB with the states of both, before the first
-/// symbol is kept. The tables have these sizes in `zlib-rs` whatever the level is, so a smaller
-/// window is what saves memory: 14 bits cost 270 KiB, 12 bits 222 KiB.
+/// for the text of the decompressor's window, 18 KiB for the states of both, and 28 KiB for symbols
+/// as soon as there are any. The tables have these sizes in `zlib-rs` whatever the level is, so a
+/// smaller window is what saves memory: 14 bits cost 270 KiB, 12 bits 222 KiB.
 ///
 /// A connection that is open and does nothing costs less: a dedicated compressor is freed once
 /// nothing was compressed between two keep-alive pings
-/// ([`ping_interval`](crate::ServerBuilder::ping_interval)), and made anew for the next message. The
-/// decompressor stays, because the peer may refer to what it sent before.
+/// ([`ping_interval`](crate::ServerBuilder::ping_interval)), and made anew for the next message;
+/// without pings it stays. The decompressor stays in any case, because the peer may refer to what
+/// it sent before.
+///
+/// # What is published
+///
+/// A message that is published, or was prepared, is compressed by itself, without context, once for
+/// all subscribers of a worker with the same window and level, and needs no compressor of a
+/// connection. So a dedicated one makes only what is sent to single connections smaller; after a
+/// published message it begins with an empty window. See also [`SlowSubscriber::Latest`].
+///
+/// [`SlowSubscriber::Latest`]: crate::SlowSubscriber::Latest
 ///
 /// # Secrets
 ///
@@ -65,7 +75,7 @@
 ///
 /// // What most servers want.
 /// let shared = Deflate::shared();
-/// // A feed of similar messages to few clients.
+/// // Similar messages to few clients, sent to each by itself.
 /// let feed = Deflate::dedicated(12).level(6).threshold(32);
 /// assert_eq!(feed.check(), Ok(()));
 /// assert!(Deflate::shared().level(10).check().is_err());
@@ -129,8 +139,8 @@ impl Deflate {
         self
     }
 
-    /// How hard the compressor tries, 1 (fastest) to 9. Default 1: from there to 2 the time
-    /// triples, and a message of 1 KiB shrinks to 39 % instead of 48 %.
+    /// How hard the compressor tries, 1 (fastest) to 9 (smallest). Default 1: from there to 2 the
+    /// time triples, and a message of 1 KiB shrinks to 39 % instead of 48 %.
     pub const fn level(mut self, level: u8) -> Self {
         self.level = level;
         self
@@ -150,13 +160,18 @@ impl Deflate {
     /// What is wrong with it, and what would be right.
     pub const fn check(&self) -> Result<(), &'static str> {
         if !(matches!(self.compressor, 0) || is_window(self.compressor)) {
-            return Err("the window of a dedicated compressor must have 9 to 15 bits");
+            return Err("the window of a dedicated compressor must have 9 to 15 bits; for none, \
+                        use `Deflate::shared`");
         }
         if !(matches!(self.decompressor, 0) || is_window(self.decompressor)) {
-            return Err("the window of a dedicated decompressor must have 9 to 15 bits");
+            return Err(
+                "the window of a dedicated decompressor must have 9 to 15 bits; for none, \
+                 use `shared_decompressor`",
+            );
         }
         if self.level < 1 || self.level > 9 {
-            return Err("the level must be 1 to 9");
+            return Err("the level must be 1 (fastest) to 9 (smallest); for no compression, use \
+                        `Deflate::off`");
         }
         Ok(())
     }

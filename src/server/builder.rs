@@ -29,7 +29,8 @@ use super::{OnListening, RouteFactory, Server, StopMailboxes};
 /// Settings of a server, made by [`Server::builder`].
 ///
 /// Every method sets one thing and returns the builder; [`build`](Self::build) checks them all.
-/// Durations count whole milliseconds (rounded up); [`Duration::ZERO`] turns a timeout off.
+/// Durations count whole milliseconds, that of [`busy_poll`](Self::busy_poll) microseconds (rounded
+/// up); [`Duration::ZERO`] turns a timeout off.
 #[must_use = "a builder does nothing until `build` or `run`"]
 pub struct ServerBuilder {
     config: Config,
@@ -407,7 +408,8 @@ impl ServerBuilder {
     }
 
     /// How long after something happened a worker looks for what comes next before it sleeps in the
-    /// kernel, where it would have to be woken. Default zero: it sleeps at once. At most 1 s.
+    /// kernel, where it would have to be woken. Whole microseconds, rounded up, at most 1 s.
+    /// Default zero: it sleeps at once.
     ///
     /// What it costs: up to a whole core per worker, at 100 %, for as long as this after each event,
     /// and power. With fewer cores than workers and busy clients it slows everything down.

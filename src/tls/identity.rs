@@ -58,7 +58,7 @@ impl Identity {
         key: PrivateKeyDer<'static>,
     ) -> Result<Self, TlsError> {
         let key = CertifiedKey::from_der(chain, key, &*provider()?)
-            .map_err(|error| TlsError::Identity(error.to_string()))?;
+            .map_err(|error| TlsError::Identity(explain(&error)))?;
         Ok(Self { key: Arc::new(key) })
     }
 }
@@ -133,6 +133,18 @@ pub(super) fn provider() -> Result<Arc<CryptoProvider>, TlsError> {
          provider with `CryptoProvider::install_default`"
             .into(),
     ))
+}
+
+/// What is wrong with a certificate or its key, in words.
+fn explain(error: &rustls::Error) -> String {
+    match error {
+        rustls::Error::InconsistentKeys(_) => {
+            "the key is not that of the first certificate; use the key of that one; \
+             intermediates come behind it"
+                .into()
+        }
+        error => error.to_string(),
+    }
 }
 
 pub(super) fn read(path: &Path) -> Result<Vec<u8>, TlsError> {

@@ -89,6 +89,7 @@ impl ServerTls {
     /// Adds a certificate for other names: a client gets the first one that is valid for the name
     /// that it asks for (SNI, RFC 6066 3) and has a kind of key that it knows; the very first one if
     /// there is no such or it asks for none.
+    /// [`Request::server_name`](crate::Request::server_name) tells which name it was.
     pub fn identity(mut self, identity: Identity) -> Self {
         if let Kind::Settings { identities, .. } = &mut self.kind {
             identities.push(identity);
