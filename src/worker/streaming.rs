@@ -78,6 +78,7 @@ impl Crank {
                 self.end(id, CloseCause::HandlerPanicked);
                 return 0;
             }
+            self.core.count_message();
             self.bury();
             if self.must_wait(id) {
                 return input.len();

@@ -1,6 +1,7 @@
 //! Single behaviours on a perfect network, each shown as briefly as possible.
 
 use std::cell::Cell;
+use std::rc::Rc;
 use std::time::Duration;
 
 use super::client::{Client, Farewell};
@@ -9,6 +10,7 @@ use super::world::{PAGE, Setup};
 use crate::config::Config;
 use crate::driver::simulated::{Faults, ReadRate, Seen};
 use crate::error::{Close, CloseCause};
+use crate::fragment::Fragment;
 use crate::handler::Handler;
 use crate::protocol::{CloseCode, Message};
 use crate::publish::PreparedMessage;
@@ -165,6 +167,37 @@ impl Drop for Fragile {
             panic_quietly();
         }
     }
+}
+
+/// Counts parts, of which each message here has one.
+struct Counting(Rc<Cell<u32>>);
+
+impl Handler for Counting {
+    const STREAM: bool = true;
+    type Session = ();
+
+    fn on_message(&mut self, _ws: &mut WebSocket<'_, ()>, _message: Message<'_>) {}
+
+    fn on_fragment(&mut self, _ws: &mut WebSocket<'_, ()>, fragment: Fragment<'_>) {
+        assert!(fragment.first && fragment.last);
+        self.0.set(self.0.get() + 1);
+    }
+}
+
+#[test]
+fn parts_of_messages_are_taken_in_turns_like_messages() {
+    let count = Rc::new(Cell::new(0));
+    let mut world = Setup::new(0).serve_unwatched(Counting(Rc::clone(&count)));
+    let clients = [world.client()];
+    clients[0].peer.send(&b"\x82\x80\0\0\0\0".repeat(5000));
+    let mut turns = 0;
+    while !world.network.is_quiet() || world.worker.crank.timeout_ms() == Some(0) {
+        let before = count.get();
+        world.turn();
+        turns += 1;
+        assert!(count.get() - before <= 2 * 1024, "{before} to {} in one turn", count.get());
+    }
+    assert_eq!(count.get(), 5000, "after {turns} turns");
 }
 
 /// Panics in `on_close`, so that the session is dropped after a panic.
