@@ -72,7 +72,8 @@ pub(crate) struct UringOptions {
     /// Number of receive buffers, from 1 to 32768. Default 4: more of them leave the cache, which
     /// costs more than a reader that has to wait for a buffer.
     pub(crate) buffers: u16,
-    /// Entries of the submission queue. Default 512; a full queue is submitted early.
+    /// Entries of the submission queue. Default 256; a full queue is submitted early, and one that is
+    /// larger spreads over more memory.
     pub(crate) submissions: u32,
     /// Entries of the completion queue. Default 8192; an overflow costs time, not completions.
     pub(crate) completions: u32,
@@ -85,7 +86,7 @@ impl Default for UringOptions {
         Self {
             buffer_bytes: 256 * 1024,
             buffers: 4,
-            submissions: 512,
+            submissions: 256,
             completions: 8192,
             best_mode: ReceiveMode::Incremental,
         }
