@@ -30,6 +30,8 @@ on_every_driver!(
     a_slow_receiver_of_others_is_full_and_the_sender_is_told,
     one_firehose_does_not_starve_another_connection,
     thousands_of_tiny_messages_are_taken_in_turns,
+    a_pause_does_not_begin_another_turn,
+    many_floods_at_once_are_all_there,
     one_clogged_peer_does_not_delay_another,
 );
 
@@ -440,6 +442,8 @@ fn one_firehose_does_not_starve_another_connection(driver: Driver) {
 /// Notes how many messages had come when the first text came, and lets a test hold the worker up.
 struct Counting {
     binary: u32,
+    /// Stops reading and reads on with every message.
+    restless: bool,
     held: Arc<Mutex<Receiver<()>>>,
     seen: Sender<u32>,
 }
@@ -447,7 +451,11 @@ struct Counting {
 impl Handler for Counting {
     type Session = ();
 
-    fn on_message(&mut self, _ws: &mut WebSocket<'_, ()>, message: Message<'_>) {
+    fn on_message(&mut self, ws: &mut WebSocket<'_, ()>, message: Message<'_>) {
+        if self.restless {
+            ws.pause_reading();
+            ws.resume_reading();
+        }
         match message {
             Message::Binary(b"hold") => {
                 let _ = self.seen.send(0);
@@ -461,26 +469,44 @@ impl Handler for Counting {
 }
 
 fn thousands_of_tiny_messages_are_taken_in_turns(driver: Driver) {
+    thousands_of_tiny_messages(driver, 1, false);
+}
+
+fn a_pause_does_not_begin_another_turn(driver: Driver) {
+    thousands_of_tiny_messages(driver, 1, true);
+}
+
+fn many_floods_at_once_are_all_there(driver: Driver) {
+    thousands_of_tiny_messages(driver, 40, false);
+}
+
+fn thousands_of_tiny_messages(driver: Driver, floods: u64, restless: bool) {
     let ((hold, held), (seen, told)) = (channel(), channel());
     let held = Arc::new(Mutex::new(held));
     let server = TestServer::start(driver, |server| {
         server.websocket("/", move |_| Counting {
             binary: 0,
+            restless,
             held: Arc::clone(&held),
             seen: seen.clone(),
         })
     });
-    let (mut holder, mut flood, mut other) = (server.open(), server.open(), server.open());
+    let (mut holder, mut other) = (server.open(), server.open());
+    let mut flooding: Vec<Peer> = (0..floods).map(|_| server.open()).collect();
     holder.send_frame(0x82, b"hold");
     assert_eq!(told.recv_timeout(PATIENCE), Ok(0));
     // The worker finds all of it at once: 60 KB of one connection, a message of another.
     let many: Vec<u8> = (0..10_000).flat_map(|_| frame(0x82, b"")).collect();
-    flood.send(&many);
+    for flood in &mut flooding {
+        flood.send(&many);
+    }
     other.send_text("count");
     hold.send(()).expect("the handler waits");
     let before = told.recv_timeout(PATIENCE).expect("the other one had its turn");
-    assert!(before <= 2 * 1024, "{before} messages came first");
-    server.wait_for("all of it", |stats| stats.messages_received == 10_002);
+    if floods == 1 {
+        assert!(before <= 2 * 1024, "{before} messages came first");
+    }
+    server.wait_for("all of it", |stats| stats.messages_received == floods * 10_000 + 2);
 }
 
 fn one_clogged_peer_does_not_delay_another(driver: Driver) {

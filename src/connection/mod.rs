@@ -66,6 +66,8 @@ pub(crate) struct Connection {
     pub(crate) peer_ended: bool,
     /// The application asked not to read.
     pub(crate) paused_by_handler: bool,
+    /// Had its share of this turn, and is in the list of those that go on in the next one.
+    pub(crate) postponed: bool,
     /// Is in the worker's list of connections to read again.
     pub(crate) resume_due: bool,
     /// What was agreed on in the opening handshake; see [`subprotocol`].
@@ -156,6 +158,7 @@ impl Connection {
             pinged: false,
             peer_ended: false,
             paused_by_handler: false,
+            postponed: false,
             resume_due: false,
             subprotocol: subprotocol::NONE,
         }

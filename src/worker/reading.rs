@@ -22,6 +22,11 @@ use crate::driver::{ConnectionId, Driver};
 /// buffer holds tens of thousands of them.
 const MESSAGES_PER_TURN: u32 = 1024;
 
+/// Connections whose input waits for the next turn because they had so many messages. What waits is
+/// copied, up to a receive buffer each; of many that do this at once, the others are not made to
+/// wait.
+const MOST_POSTPONED: usize = 16;
+
 /// Bytes that a turn inflates for one connection, give or take a message: about 5 ms of work.
 const INFLATED_PER_TURN: u64 = 4 * 1024 * 1024;
 
@@ -49,14 +54,18 @@ impl Core {
     /// A message, ping or pong of this share was taken.
     #[inline]
     pub(super) fn count_message(&mut self) {
-        // A connection that ends is heard to its end, beyond its share.
-        self.messages_left = self.messages_left.wrapping_sub(1);
+        self.messages_left = self.messages_left.saturating_sub(1);
     }
 
     /// True if so much was done for this connection that others shall have their share.
     #[inline]
     pub(super) fn had_its_share(&self) -> bool {
-        self.messages_left == 0 || self.buffers.inflated() > self.inflate_until
+        self.messages_left == 0 || self.inflated_enough()
+    }
+
+    #[inline]
+    fn inflated_enough(&self) -> bool {
+        self.buffers.inflated() > self.inflate_until
     }
 
     /// Has a connection read on, before others, that has just brought `len` bytes and is in the
@@ -151,9 +160,18 @@ impl Crank {
     /// Others wait: the rest of this connection's input comes in the next turn.
     #[cold]
     fn postpone(&mut self, id: ConnectionId) -> bool {
-        if self.core.is_live(id) {
-            self.core.pause_driver(id);
-            self.core.postponed.push(id);
+        let core = &mut self.core;
+        if !core.inflated_enough() && core.postponed.len() >= MOST_POSTPONED {
+            core.messages_left = MESSAGES_PER_TURN;
+            return false;
+        }
+        if let Some(connection) = core.table.get_mut(id)
+            && matches!(connection.phase, Phase::Live(_))
+        {
+            if !std::mem::replace(&mut connection.postponed, true) {
+                core.postponed.push(id);
+            }
+            core.pause_driver(id);
         }
         true
     }
@@ -166,6 +184,9 @@ impl Crank {
     /// Sees to the connections whose input had to wait for this turn.
     pub(super) fn go_on_postponed(&mut self, postponed: Vec<ConnectionId>) {
         for id in postponed {
+            if let Some(connection) = self.core.table.get_mut(id) {
+                connection.postponed = false;
+            }
             self.go_on(id);
             self.bury();
         }
@@ -201,7 +222,9 @@ impl Crank {
     pub(super) fn go_on(&mut self, id: ConnectionId) {
         let low_water = self.core.config.high_water() / 2;
         let Some(connection) = self.core.table.get_mut(id) else { return };
-        if connection.paused_by_handler || connection.blocked && connection.unsent_len() > low_water
+        if connection.paused_by_handler
+            || connection.postponed
+            || connection.blocked && connection.unsent_len() > low_water
         {
             return;
         }
