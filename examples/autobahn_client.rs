@@ -4,10 +4,14 @@
 //! echoing what arrives, and has the suite write its report; `tests/conformance/run` judges that.
 //! Status 0 when all cases ran, 2 for wrong arguments, otherwise 1.
 
+#[path = "shared/compression.rs"]
+mod compression;
+
 use std::error::Error;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use compression::compression;
 use lexopt::{Arg, ValueExt};
 use wirelane::client::blocking::{Client, ClientError, Received};
 use wirelane::{Deflate, Limits};
@@ -62,14 +66,7 @@ fn parse(mut parser: lexopt::Parser) -> std::result::Result<Option<Arguments>, l
                 url = Some(given.trim_end_matches('/').to_owned());
             }
             Arg::Long("agent") => agent = parser.value()?.string()?,
-            Arg::Long("deflate") => {
-                deflate = match parser.value()?.string()?.as_str() {
-                    "off" => Deflate::off(),
-                    "shared" => Deflate::shared(),
-                    "dedicated" => Deflate::dedicated(15),
-                    _ => return Err("--deflate: write off, shared or dedicated".into()),
-                };
-            }
+            Arg::Long("deflate") => deflate = compression(&parser.value()?.string()?)?,
             _ => return Err(argument.unexpected()),
         }
     }

@@ -5,11 +5,15 @@
 //! does what `autobahn_client` does with the blocking client. Status 0 when all cases ran, 2 for
 //! wrong arguments, otherwise 1.
 
+#[path = "shared/compression.rs"]
+mod compression;
+
 use std::error::Error;
 use std::process::ExitCode;
 use std::sync::mpsc;
 use std::time::Duration;
 
+use compression::compression;
 use lexopt::{Arg, ValueExt};
 use wirelane::client::{Client, Dial, DialEvent};
 use wirelane::{Deflate, Driver, Handler, Limits, Message, WebSocket, WorkerContext};
@@ -90,14 +94,7 @@ fn parse(mut parser: lexopt::Parser) -> std::result::Result<Option<Arguments>, l
             Arg::Long("url") => url = Some(parser.value()?.string()?),
             Arg::Long("agent") => agent = parser.value()?.string()?,
             Arg::Long("driver") => driver = parser.value()?.parse()?,
-            Arg::Long("deflate") => {
-                deflate = match parser.value()?.string()?.as_str() {
-                    "off" => Deflate::off(),
-                    "shared" => Deflate::shared(),
-                    "dedicated" => Deflate::dedicated(15),
-                    _ => return Err("--deflate: write off, shared or dedicated".into()),
-                };
-            }
+            Arg::Long("deflate") => deflate = compression(&parser.value()?.string()?)?,
             _ => return Err(argument.unexpected()),
         }
     }

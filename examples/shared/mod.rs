@@ -1,11 +1,14 @@
 //! What the example servers have in common: their command line, `/healthz`, and signals.
 
+mod compression;
+
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
 use std::time::Duration;
 
+use compression::compression;
 use lexopt::{Arg, Parser, ValueExt};
 use wirelane::tls::Identity;
 use wirelane::{BoundListener, Deflate, Driver, Limits, Response, Server, ServerBuilder};
@@ -80,12 +83,7 @@ fn parse(mut parser: Parser) -> Result<Option<(ServerBuilder, &'static str)>, le
             "listen" => listen = parser.value()?.string()?,
             "driver" => builder = builder.driver(value::<Driver>(&mut parser, &name)?),
             "workers" => builder = builder.workers(value(&mut parser, &name)?),
-            "deflate" => match parser.value()?.string()?.as_str() {
-                "off" => deflate = Deflate::off(),
-                "shared" => deflate = Deflate::shared(),
-                "dedicated" => deflate = Deflate::dedicated(15),
-                _ => return Err("--deflate: write off, shared or dedicated".into()),
-            },
+            "deflate" => deflate = compression(&parser.value()?.string()?)?,
             "deflate-level" => level = Some(value(&mut parser, &name)?),
             "tls-cert" => certificate = Some(PathBuf::from(parser.value()?)),
             "tls-key" => key = Some(PathBuf::from(parser.value()?)),
