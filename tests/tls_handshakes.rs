@@ -260,12 +260,7 @@ fn the_application_sees_the_name(driver: Driver) {
             server.tls(tls).get("/name", page).websocket("/", |_| Named)
         });
         for version in [&rustls::version::TLS13, &rustls::version::TLS12] {
-            let config = rustls::ClientConfig::builder_with_provider(provider())
-                .with_protocol_versions(&[version])
-                .expect("a version")
-                .with_root_certificates(authority().store())
-                .with_no_client_auth();
-            let config = Arc::new(config);
+            let config = client_of_version(version);
             // Nobody gets the name of whoever came before, and a resumed session has one, too.
             for kind in [HandshakeKind::Full, HandshakeKind::Resumed] {
                 for (name, expected) in [
@@ -290,6 +285,18 @@ fn the_application_sees_the_name(driver: Driver) {
         peer.read_to_end().expect("a clean end");
         assert_eq!(peer.pending, b"one.test");
     }
+}
+
+/// A client that speaks this version only and keeps its sessions.
+fn client_of_version(
+    version: &'static rustls::SupportedProtocolVersion,
+) -> Arc<rustls::ClientConfig> {
+    let config = rustls::ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[version])
+        .expect("a version")
+        .with_root_certificates(authority().store())
+        .with_no_client_auth();
+    Arc::new(config)
 }
 
 fn protocols_are_agreed_on(driver: Driver) {
@@ -320,12 +327,7 @@ fn sessions_are_resumed_on_any_worker(driver: Driver) {
         server.tls(server_tls()).websocket("/", |_| Echo).workers(2)
     });
     for version in [&rustls::version::TLS13, &rustls::version::TLS12] {
-        let config = rustls::ClientConfig::builder_with_provider(provider())
-            .with_protocol_versions(&[version])
-            .expect("a version")
-            .with_root_certificates(authority().store())
-            .with_no_client_auth();
-        let config = Arc::new(config);
+        let config = client_of_version(version);
         let mut kinds = Vec::new();
         for _ in 0..8 {
             let mut peer = TlsPeer::new(server.addr, Arc::clone(&config), "localhost");
