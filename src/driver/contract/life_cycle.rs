@@ -62,6 +62,21 @@ pub(in crate::driver) fn a_reset_fails_once<L: Lab>() {
     rig.settle();
 }
 
+pub(in crate::driver) fn a_reset_behind_our_fin_fails_once<L: Lab>() {
+    let mut rig = rig!();
+    if skips_resets::<L>() {
+        return;
+    }
+    let (id, mut peer) = rig.connect();
+    rig.worker.driver.finish_sending(id);
+    assert_eq!(rig.peer_sees_the_end(&mut peer), PeerView::Ended);
+    peer.reset();
+    rig.until("Failed", |rig| rig.worker.connection(id).failed);
+    rig.settle();
+    assert!(!rig.worker.connection(id).released);
+    rig.close_and_release(id);
+}
+
 pub(in crate::driver) fn a_reset_behind_bytes_fails_once<L: Lab>() {
     let mut rig = rig!(4096);
     if skips_resets::<L>() {

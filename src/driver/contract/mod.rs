@@ -31,6 +31,7 @@ macro_rules! contract_tests {
             a_half_closed_peer_still_receives
             finish_sending_delivers_everything_first
             a_reset_fails_once
+            a_reset_behind_our_fin_fails_once
             a_reset_behind_bytes_fails_once
             a_reset_of_a_paused_connection_fails_after_resume
             a_reset_ends_a_blocked_send

@@ -200,6 +200,24 @@ fn parts_of_messages_are_taken_in_turns_like_messages() {
     assert_eq!(count.get(), 5000, "after {turns} turns");
 }
 
+#[test]
+fn only_a_few_are_made_to_wait_at_once() {
+    let count = Rc::new(Cell::new(0));
+    let mut world = Setup::new(0).serve_unwatched(Counting(Rc::clone(&count)));
+    let clients: Vec<_> = (0..40).map(|_| world.client()).collect();
+    for client in &clients {
+        client.peer.send(&b"\x82\x80\0\0\0\0".repeat(5000));
+    }
+    let mut most = 0;
+    while !world.network.is_quiet() || world.worker.crank.timeout_ms() == Some(0) {
+        world.turn();
+        most = most.max(world.worker.crank.core.postponed.len());
+    }
+    // Those of the turn before may still wait.
+    assert!((16..=32).contains(&most), "{most} at once");
+    assert_eq!(count.get(), 40 * 5000);
+}
+
 /// Panics in `on_close`, so that the session is dropped after a panic.
 struct FragileHandler;
 
