@@ -1,6 +1,5 @@
 //! Appending a frame to a batch: a header of a few bytes and a payload, with one look at the
-//! capacity. `Vec::extend_from_slice` looks once per piece, which costs more than the copy of a
-//! short message.
+//! capacity. `Vec::extend_from_slice` looks once per piece.
 
 use std::ptr;
 
