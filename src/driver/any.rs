@@ -69,6 +69,10 @@ impl Driver for AnyDriver {
     }
 
     #[inline(always)]
+    fn send_bytes(&mut self, id: ConnectionId, bytes: &[u8]) -> io::Result<usize> {
+        on!(self, driver => driver.send_bytes(id, bytes))
+    }
+
     fn send(&mut self, id: ConnectionId, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         on!(self, driver => driver.send(id, slices))
     }
@@ -115,6 +119,11 @@ impl Driver for AnyDriver {
         on!(self, driver => driver.next_received(memory))
     }
 
+    #[inline(always)]
+    fn is_done(&self) -> bool {
+        on!(self, driver => driver.is_done())
+    }
+
     fn waker(&self) -> Waker {
         on!(self, driver => driver.waker())
     }
@@ -125,8 +134,8 @@ impl Driver for AnyDriver {
     }
 
     #[inline]
-    fn now_us(&self) -> u64 {
-        on!(self, driver => driver.now_us())
+    fn now_ns(&self) -> u64 {
+        on!(self, driver => driver.now_ns())
     }
 
     fn stats(&self) -> DriverStats {

@@ -3,11 +3,12 @@
 //! In: descriptors and slices. Out: what the kernel said, and the time. The C library's wrappers
 //! of these calls are cancellation points, which cost more instructions than the rest of the wrapper
 //! and serve a feature (pthread_cancel(3)) that nothing here uses; so the calls are made by number,
-//! on x86-64 in one instruction. A signal repeats a call; nothing here waits.
+//! on x86-64 in one instruction. A signal repeats a call that does not wait.
 
 #![allow(unsafe_code)]
 
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 /// Non-blocking whatever the socket is, and an error in place of SIGPIPE.
@@ -34,13 +35,14 @@ pub(super) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<u
 pub(super) fn send(socket: BorrowedFd<'_>, slices: &[IoSlice<'_>]) -> io::Result<usize> {
     match slices {
         // One struct less for the kernel to copy.
-        [only] => send_one(socket, only),
+        [only] => send_bytes(socket, only),
         _ => send_many(socket, slices),
     }
 }
 
-#[inline]
-fn send_one(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
+/// The same for one slice.
+#[inline(always)]
+pub(super) fn send_bytes(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
     loop {
         let (from, len) = (bytes.as_ptr().expose_provenance(), bytes.len());
         let (fd, flags) = (socket.as_raw_fd() as usize, SEND_FLAGS as usize);
@@ -70,6 +72,24 @@ fn send_many(socket: BorrowedFd<'_>, slices: &[IoSlice<'_>]) -> io::Result<usize
             return done;
         }
     }
+}
+
+/// epoll_wait(2): how many events it has written to the front of `events`; none after a signal.
+/// At most `timeout` milliseconds, -1 is for ever.
+#[inline]
+pub(super) fn epoll_wait(
+    epoll: BorrowedFd<'_>,
+    events: &mut [MaybeUninit<libc::epoll_event>],
+    timeout: i32,
+) -> io::Result<usize> {
+    let to = events.as_mut_ptr().expose_provenance();
+    let most = events.len().min(i32::MAX as usize);
+    let fd = epoll.as_raw_fd() as usize;
+    // Not every processor has a call without a signal mask; null changes none.
+    let arguments = [fd, to, most, timeout as usize, 0, 0];
+    // SAFETY: the kernel writes at most `most` events to `events`, which are borrowed for the call.
+    let waited = unsafe { call(libc::SYS_epoll_pwait, arguments) };
+    result(waited).unwrap_or(Ok(0))
 }
 
 /// A system call: what it returned, or the error negated.
@@ -115,14 +135,14 @@ unsafe fn call(number: libc::c_long, arguments: [usize; 6]) -> isize {
     -(io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO) as isize)
 }
 
-/// CLOCK_MONOTONIC in microseconds: a few dozen instructions, and no system call where the kernel
+/// CLOCK_MONOTONIC in nanoseconds: a few dozen instructions, and no system call where the kernel
 /// provides the clock in user space (vdso(7)).
 #[inline]
-pub(super) fn monotonic_us() -> u64 {
+pub(super) fn monotonic_ns() -> u64 {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: writes to `now`, which lives. CLOCK_MONOTONIC is everywhere, so it cannot fail.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) };
-    now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1000
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
 /// `None` after a signal.
@@ -169,9 +189,9 @@ mod tests {
 
     #[test]
     fn the_clock_is_that_of_the_standard_library() {
-        let (start, before) = (std::time::Instant::now(), monotonic_us());
+        let (start, before) = (std::time::Instant::now(), monotonic_ns());
         std::thread::sleep(std::time::Duration::from_millis(5));
-        let (us, elapsed) = (monotonic_us() - before, start.elapsed());
-        assert!(us >= 5000 && us <= elapsed.as_micros() as u64 + 1, "{us} us of {elapsed:?}");
+        let (ns, elapsed) = (monotonic_ns() - before, start.elapsed());
+        assert!(ns >= 5_000_000 && ns <= elapsed.as_nanos() as u64 + 1, "{ns} ns of {elapsed:?}");
     }
 }

@@ -279,6 +279,11 @@ pub(crate) trait Driver {
     /// came, a further call is allowed and usually answers `Ok(0)`.
     fn send(&mut self, id: ConnectionId, slices: &[IoSlice<'_>]) -> io::Result<usize>;
 
+    /// [`Self::send`] for the usual case of one slice, which is not empty.
+    fn send_bytes(&mut self, id: ConnectionId, bytes: &[u8]) -> io::Result<usize> {
+        self.send(id, &[IoSlice::new(bytes)])
+    }
+
     /// Stops reading: the kernel's buffer fills and the peer feels it. Bytes that were received
     /// before the pause took effect may still arrive as `Received`; the FIN may be reported late.
     fn pause_reading(&mut self, id: ConnectionId);
@@ -322,6 +327,12 @@ pub(crate) trait Driver {
         None
     }
 
+    /// True if it is certain that `next_event` would say `None`. Asked when `next_received` has
+    /// said so.
+    fn is_done(&self) -> bool {
+        false
+    }
+
     /// A handle that makes `wait` return from any thread.
     fn waker(&self) -> Waker;
 
@@ -329,9 +340,9 @@ pub(crate) trait Driver {
     /// origin. Read once per turn by the worker.
     fn now_ms(&self) -> u64;
 
-    /// The same clock in microseconds; `now_ms` is this, rounded down.
-    fn now_us(&self) -> u64 {
-        self.now_ms() * 1000
+    /// The same clock in nanoseconds, which count 584 years; `now_ms` is this, rounded down.
+    fn now_ns(&self) -> u64 {
+        self.now_ms() * 1_000_000
     }
 
     /// Figures for tests and statistics.

@@ -448,13 +448,13 @@ impl OutgoingPool {
     }
 
     /// Has an empty one held by who holds none.
-    #[inline(never)]
+    #[inline(always)]
     pub(crate) fn lend<'a>(&mut self, holder: &'a mut Option<Box<Outgoing>>) -> &'a mut Outgoing {
         holder.get_or_insert_with(|| self.take())
     }
 
     /// Takes one back that [is plain](Outgoing::is_plain); whatever it still holds is dropped.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn give_plain(&mut self, mut outgoing: Box<Outgoing>) {
         if self.nearest.is_some() || outgoing.bytes.capacity() > NEAREST_BYTES {
             return self.give(outgoing);

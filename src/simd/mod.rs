@@ -71,7 +71,7 @@ pub fn unmask(payload: &mut [u8], key: [u8; 4], phase: usize) {
 ///
 /// [`InvalidUtf8`] if the payload is not UTF-8; what it holds then is unspecified (it may be
 /// unmasked in part only).
-#[inline]
+#[inline(always)]
 pub fn unmask_text(payload: &mut [u8], key: [u8; 4]) -> Result<&str, InvalidUtf8> {
     if payload.len() > SHORT {
         return unmask_long_text(payload, key);

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::dialing::Dials;
-use super::mailbox::{Shared, Tally};
+use super::mailbox::{Counters, Shared, Tally};
 use super::places::Network;
 use super::publish::Notices;
 use super::schedule::Schedule;
@@ -70,6 +70,8 @@ pub(crate) struct Core {
     pub(crate) config: Arc<Config>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) tally: Tally,
+    /// Those of this worker in `shared`.
+    pub(super) counters: Arc<Counters>,
     pub(crate) topics: Topics,
     /// Connections that this worker makes.
     pub(crate) dials: Dials,
@@ -83,7 +85,7 @@ pub(crate) struct Core {
     /// Bytes that wait for sockets that are full, compared with `max_worker_backpressure`.
     pub(crate) buffered: usize,
     /// When this turn began, for the histogram of turns.
-    pub(crate) turn_start_us: u64,
+    pub(crate) turn_start_ns: u64,
     /// What the driver had counted at the end of the last turn.
     driver_stats: DriverStats,
     /// The text of Date in HTTP answers.
@@ -115,6 +117,7 @@ impl Core {
         let mut timers = Wheel::new(now_ms);
         timers.reserve(slots);
         let schedule = Schedule::new(worker, config.max_timers);
+        let counters = Arc::clone(&shared.counters[usize::from(worker)]);
         let topics = Topics::new(Arc::clone(&shared.topics), worker);
         Self {
             driver,
@@ -138,6 +141,7 @@ impl Core {
             config,
             shared,
             tally: Tally::default(),
+            counters,
             topics,
             dials: Dials::default(),
             notices: Notices::default(),
@@ -145,7 +149,7 @@ impl Core {
             chosen_subprotocols: HashMap::new(),
             networks: HashMap::new(),
             buffered: 0,
-            turn_start_us: 0,
+            turn_start_ns: 0,
             driver_stats: DriverStats::default(),
             http_date: DateText::default(),
             worker,
@@ -158,10 +162,11 @@ impl Core {
     }
 
     /// A turn begins.
-    pub(crate) fn note_time(&mut self, now_us: u64) {
-        self.turn_start_us = now_us;
-        self.now_ms = now_us / 1000;
-        self.soon_ms = now_us.div_ceil(1000);
+    #[inline]
+    pub(crate) fn note_time(&mut self, now_ns: u64) {
+        self.turn_start_ns = now_ns;
+        self.now_ms = now_ns / 1_000_000;
+        self.soon_ms = now_ns.div_ceil(1_000_000);
         self.reading_on = None;
     }
 
@@ -228,15 +233,14 @@ impl Core {
 
     /// This worker's part of the public figures.
     pub(crate) fn tables(&self) -> &Tables {
-        &self.shared.counters[usize::from(self.worker)].tables
+        &self.counters.tables
     }
 
     /// Lets other threads see what was counted since the last time.
     #[inline]
     pub(crate) fn publish_figures(&mut self) {
-        let counters = &self.shared.counters[usize::from(self.worker)];
-        counters.add(&mut self.tally);
-        counters.buffered_bytes.store(self.buffered as u64, Ordering::Relaxed);
+        self.counters.publish(&mut self.tally);
+        self.counters.buffered_bytes.store(self.buffered as u64, Ordering::Relaxed);
     }
 
     /// Reads again from a peer that was not read because it did not read.

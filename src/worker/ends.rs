@@ -79,9 +79,9 @@ impl Crank {
         let Some(connection) = core.table.get_mut(id) else { return };
         let Phase::Live(live) = &mut connection.phase else { return };
         let outgoing = connection.outgoing.get_or_insert_with(|| core.outgoing.take());
-        core.shared.counters[usize::from(core.worker)].tables.note_close_received(code);
+        core.counters.tables.note_close_received(code);
         let cause = if live.endpoint.reply_close(outgoing.append_close()) {
-            core.tables().note_close_sent(code);
+            core.counters.tables.note_close_sent(code);
             CloseCause::Peer
         } else {
             CloseCause::Local

@@ -24,13 +24,12 @@ impl Core {
     }
 
     /// Gives the socket what is queued, unless it is known to be full.
-    #[inline]
     pub(crate) fn flush(&mut self, id: ConnectionId) {
         self.flush_usual::<false>(id);
     }
 
     /// The same for a connection that leaves the list of those to flush.
-    #[inline]
+    #[inline(always)]
     pub(super) fn flush_listed(&mut self, id: ConnectionId) {
         self.flush_usual::<true>(id);
     }
@@ -51,7 +50,7 @@ impl Core {
             && matches!(connection.phase, Phase::Live(_))
         {
             let unsent = outgoing.unsent();
-            let sent = self.driver.send(id, &[IoSlice::new(unsent)]);
+            let sent = self.driver.send_bytes(id, unsent);
             if matches!(sent, Ok(taken) if taken == unsent.len()) {
                 self.tally.bytes_sent += unsent.len() as u64;
                 if let Some(outgoing) = connection.outgoing.take() {

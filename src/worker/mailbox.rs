@@ -226,7 +226,7 @@ pub(crate) struct Shared {
     /// Set when the server has ended.
     final_report: OnceLock<ShutdownReport>,
     /// One per worker, who is the only one to write to it.
-    pub(crate) counters: Vec<Counters>,
+    pub(crate) counters: Vec<Arc<Counters>>,
     /// What connections that are accepted have to speak; `None` is plaintext.
     pub(crate) tls: Option<Acceptor>,
     /// What other threads than the workers add to [`Stats::undelivered`].
@@ -258,7 +258,7 @@ impl Shared {
             asked: OnceLock::new(),
             report: Mutex::default(),
             final_report: OnceLock::new(),
-            counters: (0..workers).map(|_| Counters::default()).collect(),
+            counters: (0..workers).map(|_| Arc::default()).collect(),
             tls: None,
             undelivered: AtomicU64::new(0),
             publish_refused: AtomicU64::new(0),
@@ -356,7 +356,7 @@ macro_rules! counters {
             $($name: AtomicU64,)*
         }
 
-        /// What one worker counted since it last published.
+        /// What one worker counted: these four since it began, the others since it last published.
         #[derive(Debug, Default)]
         pub(crate) struct Tally {
             pub(crate) messages_received: u64,
@@ -375,13 +375,13 @@ macro_rules! counters {
         }
 
         impl Counters {
-            /// Adds the worker's tally and empties it.
+            /// Takes over the worker's tally.
             #[inline]
-            pub(crate) fn add(&self, tally: &mut Tally) {
-                increase(&self.messages_received, take(&mut tally.messages_received));
-                increase(&self.messages_sent, take(&mut tally.messages_sent));
-                increase(&self.bytes_received, take(&mut tally.bytes_received));
-                increase(&self.bytes_sent, take(&mut tally.bytes_sent));
+            pub(crate) fn publish(&self, tally: &mut Tally) {
+                self.messages_received.store(tally.messages_received, Ordering::Relaxed);
+                self.messages_sent.store(tally.messages_sent, Ordering::Relaxed);
+                self.bytes_received.store(tally.bytes_received, Ordering::Relaxed);
+                self.bytes_sent.store(tally.bytes_sent, Ordering::Relaxed);
                 if tally.rare_changed {
                     self.add_rare(tally);
                 }

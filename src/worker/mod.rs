@@ -78,6 +78,9 @@ pub(crate) struct Worker {
     memory: ReceiveMemory,
     crank: Crank,
     busy_poll: BusyPoll,
+    /// The last turn left nothing behind that this one would have to see to, see
+    /// [`Crank::is_quiet`].
+    calm: bool,
 }
 
 /// Everything of a worker but the received bytes, so that both can be borrowed at once.
@@ -127,7 +130,7 @@ impl Worker {
         };
         crank.start_handlers();
         let busy_poll = BusyPoll::new(crank.core.config.busy_poll_us);
-        Self { memory, crank, busy_poll }
+        Self { memory, crank, busy_poll, calm: false }
     }
 
     /// Turns until the server has been shut down and every connection has gone.
@@ -139,19 +142,43 @@ impl Worker {
     }
 
     /// One round: wait, receive, obey, expire, flush.
+    #[inline]
     pub(crate) fn turn(&mut self) -> io::Result<()> {
-        let due_ms = self.crank.due_ms();
-        let timeout_ms = (due_ms != NEVER).then(|| due_ms.saturating_sub(self.crank.core.now_ms));
-        let postponed = self.crank.take_postponed();
-        let more = self.receive(timeout_ms)?;
-        if !self.crank.is_quiet(due_ms) || !postponed.is_empty() {
-            self.see_to_the_rest(due_ms, postponed, more)?;
+        if self.calm {
+            self.calm_turn()?
+        } else {
+            self.any_turn()?
         }
         let core = &mut self.crank.core;
-        core.note_driver_stats();
         core.publish_figures();
-        let took_us = core.driver.now_us() - core.turn_start_us;
-        core.tables().note_turn(took_us);
+        let took_ns = core.driver.now_ns() - core.turn_start_ns;
+        core.tables().note_turn(took_ns / 1000);
+        Ok(())
+    }
+
+    /// A turn behind one that brought nothing but messages: nothing is to be seen to but the
+    /// deadlines.
+    #[inline(always)]
+    fn calm_turn(&mut self) -> io::Result<()> {
+        let due_ms = self.crank.earliest_deadline_ms().max(self.crank.core.now_ms);
+        debug_assert_eq!(due_ms, self.crank.due_ms(), "the last turn was quiet");
+        let more = self.receive(self.crank.time_until(due_ms))?;
+        self.calm = self.crank.is_quiet(due_ms);
+        if !self.calm {
+            self.see_to_the_rest(due_ms, Vec::new(), more)?;
+        }
+        Ok(())
+    }
+
+    #[inline(never)]
+    fn any_turn(&mut self) -> io::Result<()> {
+        let due_ms = self.crank.due_ms();
+        let postponed = self.crank.take_postponed();
+        let more = self.receive_apart(self.crank.time_until(due_ms))?;
+        self.calm = self.crank.is_quiet(due_ms) && postponed.is_empty();
+        if !self.calm {
+            self.see_to_the_rest(due_ms, postponed, more)?;
+        }
         Ok(())
     }
 
@@ -171,7 +198,7 @@ impl Worker {
             while more && self.crank.core.now_ms < now_ms + CATCH_UP_MS {
                 self.crank.obey();
                 self.crank.flush_all();
-                more = self.receive(Some(0))?;
+                more = self.receive_apart(Some(0))?;
             }
         }
         let crank = &mut self.crank;
@@ -183,7 +210,7 @@ impl Worker {
         crank.resume_all();
         crank.go_on_postponed(postponed);
         crank.pump_all();
-        if !crank.core.notices.is_empty() {
+        if crank.core.notices.len() != 0 {
             crank.notify();
         }
         if !crank.core.dirty.is_empty()
@@ -236,35 +263,26 @@ impl Crank {
             | core.resumed.len()
             | core.doomed.len()
             | core.dirty.len()
+            | core.notices.len()
+            | core.dials.news()
             | self.pumping.len();
-        lists == 0
-            && !self.woken
-            && core.now_ms < due_ms
-            && core.notices.is_empty()
-            && !core.dials.has_news()
-            && self.stop_deadline_ms.is_none()
+        lists == 0 && !self.woken && core.now_ms < due_ms && self.stop_deadline_ms.is_none()
     }
 
     /// Until when the next wait may last; not before now, and [`NEVER`] for no end.
     #[inline]
     fn due_ms(&self) -> u64 {
         let core = &self.core;
-        let news = !core.notices.is_empty() || !core.handshakes.is_empty();
-        let waits = !core.postponed.is_empty() || !self.pumping.is_empty();
-        if news || waits || core.dials.has_news() {
+        let news = core.notices.len() | core.handshakes.len() | core.dials.news();
+        if news | core.postponed.len() | self.pumping.len() != 0 {
             return core.now_ms;
         }
         self.earliest_ms().max(self.core.now_ms)
     }
 
-    /// The earliest of all deadlines.
-    #[inline]
+    /// The earliest of all deadlines, that of a shutdown included.
     fn earliest_ms(&self) -> u64 {
-        let mut deadline = self.core.timers.next_deadline().unwrap_or(NEVER);
-        deadline = deadline.min(self.accept_retry_ms).min(self.announced_until_ms);
-        deadline = deadline.min(self.core.lifetimes.next_deadline().unwrap_or(NEVER));
-        deadline = deadline.min(self.core.schedule.next_deadline().unwrap_or(NEVER));
-        deadline = deadline.min(self.core.dials.next_deadline().unwrap_or(NEVER));
+        let mut deadline = self.earliest_deadline_ms();
         if let Some(stop) = self.stop_deadline_ms {
             let stop = if self.core.now_ms < stop { stop } else { stop + RELEASE_GRACE_MS };
             deadline = deadline.min(stop);
@@ -272,17 +290,35 @@ impl Crank {
         deadline
     }
 
-    /// How long the next wait may last.
-    #[cfg(test)]
-    fn timeout_ms(&self) -> Option<u64> {
-        let due_ms = self.due_ms();
+    #[inline(always)]
+    fn earliest_deadline_ms(&self) -> u64 {
+        let core = &self.core;
+        let mut deadline = core.timers.next_deadline_ms().min(core.lifetimes.next_deadline_ms());
+        deadline = deadline.min(self.accept_retry_ms).min(self.announced_until_ms);
+        if let Some(timer_ms) = core.schedule.next_deadline() {
+            deadline = deadline.min(timer_ms);
+        }
+        if let Some(dial_ms) = core.dials.next_deadline() {
+            deadline = deadline.min(dial_ms);
+        }
+        deadline
+    }
+
+    /// How long a wait until then may last; `due_ms` is not before now.
+    #[inline(always)]
+    fn time_until(&self, due_ms: u64) -> Option<u64> {
         (due_ms != NEVER).then(|| due_ms - self.core.now_ms)
     }
 
-    #[inline]
+    /// How long the next wait may last.
+    #[cfg(test)]
+    fn timeout_ms(&self) -> Option<u64> {
+        self.time_until(self.due_ms())
+    }
+
     fn handle(&mut self, event: Event<'_>) {
         match event {
-            Event::Received { id, bytes } => self.received(id, bytes),
+            Event::Received { id, bytes } => self.received_apart(id, bytes),
             Event::Accepted(socket) => self.accepted(socket),
             Event::Ended(id) => self.ended(id),
             Event::Failed(id, error) => self.failed(id, error),

@@ -62,8 +62,9 @@ pub(crate) struct Notices {
 }
 
 impl Notices {
-    pub(crate) fn is_empty(&self) -> bool {
-        self.queue.is_empty()
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        self.queue.len()
     }
 
     fn changed(&mut self, id: ConnectionId, change: Change) {

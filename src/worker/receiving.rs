@@ -17,7 +17,8 @@ use crate::protocol::Event;
 const LINGER_BYTES: usize = 1024 * 1024;
 
 impl Crank {
-    #[inline]
+    /// Takes what a peer has sent.
+    #[inline(always)]
     pub(super) fn received(&mut self, id: ConnectionId, bytes: &mut [u8]) {
         let (core, len) = (&mut self.core, bytes.len());
         core.begin_share();
@@ -32,13 +33,16 @@ impl Crank {
                     && connection.tls.is_none() =>
             {
                 let (route, session) = (usize::from(live.route), live.session);
+                // Who holds nothing back is not ahead, and reading is not paused.
+                core.look_again = connection.outgoing.is_some();
                 let mut input = &mut *bytes;
-                match self.routes[route].feed(core, id, session, &mut input) {
-                    Fed::Everything => {}
-                    fed => {
-                        let rest = self.feed_on(id, fed, input);
-                        self.core.hold(id, &bytes[bytes.len() - rest..]);
-                    }
+                let fed = self.routes[route].feed(core, id, session, &mut input);
+                if matches!(fed, Fed::Everything) {
+                    // Not dropped: there is nothing in it, which the compiler does not see.
+                    std::mem::forget(fed);
+                } else {
+                    let rest = self.feed_on(id, fed, input);
+                    self.core.hold(id, &bytes[bytes.len() - rest..]);
                 }
             }
             _ => self.received_otherwise(id, bytes),
@@ -54,6 +58,12 @@ impl Crank {
             self.core.dirty.clear();
             self.core.flush_listed(id);
         }
+    }
+
+    /// The same, not inlined.
+    #[inline(never)]
+    pub(super) fn received_apart(&mut self, id: ConnectionId, bytes: &mut [u8]) {
+        self.received(id, bytes);
     }
 
     /// Input that is not simply that of an open connection in the clear.
@@ -108,6 +118,7 @@ impl Crank {
         let Some(connection) = self.core.table.get(id) else { return Fed::Everything };
         let Phase::Live(live) = &connection.phase else { return Fed::Everything };
         let (route, session) = (usize::from(live.route), live.session);
+        self.core.look_again = self.core.is_ahead(id);
         self.routes[route].feed(&mut self.core, id, session, input)
     }
 

@@ -115,7 +115,8 @@ pub(crate) trait Route {
     /// Calls the application. The session must have begun and not ended.
     fn call(&mut self, core: &mut Core, id: ConnectionId, session: u32, call: Call<'_>) -> Outcome;
 
-    /// Calls `on_message` for one message after the other until something else is due.
+    /// Calls `on_message` for one message after the other until something else is due. Whether the
+    /// connection is [ahead](Core::is_ahead) now is in `core.look_again`.
     fn feed<'b>(
         &mut self,
         core: &mut Core,
@@ -263,35 +264,26 @@ impl<H: Handler> Route for RouteOf<H> {
             return Fed::Everything;
         };
         let handler = &mut self.handler;
-        core.look_again = core.is_ahead(id);
         loop {
             let Some(connection) = core.table.get_mut(id) else { return Fed::Everything };
             let Phase::Live(live) = &mut connection.phase else { return Fed::Everything };
-            let mut unusual = None;
-            let message = match live.endpoint.receive_usual(input) {
-                Some(Ok(message)) => message,
+            match live.endpoint.receive_usual(input) {
+                Some(Ok(message)) => {
+                    core.begin_message(!input.is_empty());
+                    let ws = &mut WebSocket { core, id, session };
+                    if guard(|| handler.on_message(ws, message)) == Outcome::Panicked {
+                        return Fed::Panicked;
+                    }
+                }
                 Some(Err(InvalidUtf8)) => {
                     let error = ProtocolError::InvalidUtf8;
                     return Fed::Violated(live.endpoint.refuse(error, input, &mut core.buffers));
                 }
-                None => match receive_unusual(core, id, input) {
-                    Ok(event) => match &*unusual.insert(event) {
-                        Event::Text(text) => Message::Text(text.as_str()),
-                        Event::Binary(bytes) => Message::Binary(bytes.as_slice()),
-                        _ => return unusual.map_or(Fed::Everything, Fed::Event),
-                    },
-                    Err(fed) => return fed,
-                },
-            };
-            core.begin_message(!input.is_empty());
-            let outcome =
-                guard(|| handler.on_message(&mut WebSocket { core, id, session }, message));
-            if let Some(event) = unusual {
-                event.recycle(&mut core.buffers);
-                core.look_again |= core.had_its_share();
-            }
-            if outcome == Outcome::Panicked {
-                return Fed::Panicked;
+                None => {
+                    if let Err(fed) = feed_unusual(handler, session, core, id, input) {
+                        return fed;
+                    }
+                }
             }
             core.count_message();
             if core.look_again
@@ -348,8 +340,32 @@ impl<H: Handler> Route for RouteOf<H> {
     }
 }
 
-/// Reads whatever comes next, or says why there is nothing to read.
+/// Feeds whatever comes next, or says why there is nothing to feed.
 #[inline(never)]
+fn feed_unusual<'b, H: Handler>(
+    handler: &mut H,
+    session: &mut H::Session,
+    core: &mut Core,
+    id: ConnectionId,
+    input: &mut &'b mut [u8],
+) -> Result<(), Fed<'b>> {
+    let event = receive_unusual(core, id, input)?;
+    let message = match &event {
+        Event::Text(text) => Message::Text(text.as_str()),
+        Event::Binary(bytes) => Message::Binary(bytes.as_slice()),
+        _ => return Err(Fed::Event(event)),
+    };
+    core.begin_message(!input.is_empty());
+    let outcome = guard(|| handler.on_message(&mut WebSocket { core, id, session }, message));
+    event.recycle(&mut core.buffers);
+    core.look_again |= core.had_its_share();
+    match outcome {
+        Outcome::Returned => Ok(()),
+        Outcome::Panicked => Err(Fed::Panicked),
+    }
+}
+
+/// Reads whatever comes next, or says why there is nothing to read.
 fn receive_unusual<'b>(
     core: &mut Core,
     id: ConnectionId,

@@ -29,7 +29,7 @@ const RECORD: usize = 16 * 1024;
 
 /// After so long no further handshake is begun in this turn: one costs about 0.1 ms, ten times as
 /// much with long RSA keys, and established connections wait meanwhile.
-const HANDSHAKE_US: u64 = 2000;
+const HANDSHAKE_NS: u64 = 2_000_000;
 
 impl Core {
     /// Gives the socket what is queued, as records: what was sealed before and one batch more with
@@ -270,7 +270,7 @@ impl Crank {
 
     #[cold]
     fn shake_some_hands(&mut self) {
-        let end_us = self.core.driver.now_us() + HANDSHAKE_US;
+        let end_ns = self.core.driver.now_ns() + HANDSHAKE_NS;
         for _ in 0..HANDSHAKES {
             let Some(id) = self.core.handshakes.pop_front() else { return };
             if let Some(connection) = self.core.table.get_mut(id)
@@ -282,7 +282,7 @@ impl Crank {
                     self.bury();
                 }
             }
-            if self.core.driver.now_us() >= end_us {
+            if self.core.driver.now_ns() >= end_ns {
                 return;
             }
         }

@@ -20,6 +20,8 @@
 //! Cost: 24 bytes for each slot up to the highest one in use, and 3 KiB. Setting and clearing
 //! are constant time; nothing allocates once the highest slot has been seen.
 
+use crate::connection::NEVER;
+
 /// Base-64 digits of a `u64`.
 const LEVELS: usize = 11;
 /// Bits of one digit.
@@ -53,7 +55,7 @@ impl Node {
 /// One deadline for each slot of the connection table.
 ///
 /// A turn of the worker: call [`expired`](Self::expired) until it answers `None`, then sleep until
-/// [`next_deadline`](Self::next_deadline) at the latest. In between, [`set`](Self::set) and
+/// [`next_deadline_ms`](Self::next_deadline_ms) at the latest. In between, [`set`](Self::set) and
 /// [`clear`](Self::clear) at will, for the slot just returned, too.
 pub(crate) struct Wheel {
     /// Deadlines up to here have left the buckets; those in the buckets are later.
@@ -72,8 +74,8 @@ pub(crate) struct Wheel {
     /// Which list of [`PASSED`] is being drained; the other is for the next time.
     drained: usize,
     len: usize,
-    /// What [`Wheel::next_deadline`] answers: it is asked in every turn, and changes rarely.
-    next_ms: Option<u64>,
+    /// What [`Wheel::next_deadline_ms`] answers: it is asked in every turn, and changes rarely.
+    next_ms: u64,
 }
 
 impl Wheel {
@@ -89,7 +91,7 @@ impl Wheel {
             draining: false,
             drained: 0,
             len: 0,
-            next_ms: None,
+            next_ms: NEVER,
         }
     }
 
@@ -174,18 +176,25 @@ impl Wheel {
     /// When `expired` has to be called next: the earliest deadline if it lies in the 64 ms that the
     /// wheel is in, else a moment before it, at which the wheel looks closer (at most ten times
     /// for one deadline). Never later than the earliest deadline; later than the last `now_ms`
-    /// unless a deadline has passed.
+    /// unless a deadline has passed. [`NEVER`] if there is none.
     #[inline]
-    pub(crate) fn next_deadline(&self) -> Option<u64> {
+    pub(crate) fn next_deadline_ms(&self) -> u64 {
         self.next_ms
+    }
+
+    /// The same, with `None` for [`NEVER`].
+    #[cfg(test)]
+    pub(crate) fn next_deadline(&self) -> Option<u64> {
+        (self.next_ms != NEVER).then_some(self.next_ms)
     }
 
     /// Finds the next deadline after something has changed.
     fn look_ahead(&mut self) {
         let passed = PASSED.iter().any(|&list| self.heads[usize::from(list)] != NONE);
         self.next_ms = match self.first_bucket() {
-            _ if passed => Some(self.elapsed_ms),
-            first => first.map(|(_, start_ms)| start_ms),
+            _ if passed => self.elapsed_ms,
+            Some((_, start_ms)) => start_ms,
+            None => NEVER,
         };
     }
 

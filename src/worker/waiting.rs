@@ -8,49 +8,71 @@
 use std::io;
 
 use super::Worker;
-use crate::driver::Driver;
+use crate::driver::{Driver, Event};
 
 /// What busy polling knows; see `ServerBuilder::busy_poll`.
 #[derive(Debug, Default)]
 pub(super) struct BusyPoll {
     /// How long after something happened the worker looks without sleeping; 0 is not at all.
-    window_us: u64,
-    until_us: u64,
+    window_ns: u64,
+    until_ns: u64,
 }
 
 impl BusyPoll {
     pub(super) fn new(window_us: u64) -> Self {
-        Self { window_us, until_us: 0 }
+        Self { window_ns: window_us * 1000, until_ns: 0 }
     }
 }
 
 impl Worker {
     /// Waits, then handles what happened; false if that was nothing.
-    #[inline]
+    #[inline(always)]
     pub(super) fn receive(&mut self, timeout_ms: Option<u64>) -> io::Result<bool> {
-        if self.busy_poll.window_us != 0 && timeout_ms != Some(0) {
+        if self.busy_poll.window_ns != 0 {
+            return self.receive_apart(timeout_ms);
+        }
+        self.look(timeout_ms)
+    }
+
+    /// The same, not inlined.
+    #[inline(never)]
+    pub(super) fn receive_apart(&mut self, timeout_ms: Option<u64>) -> io::Result<bool> {
+        if self.busy_poll.window_ns != 0 && timeout_ms != Some(0) {
             return self.poll_busily(timeout_ms);
         }
         self.look(timeout_ms)
     }
 
-    #[inline]
+    #[inline(always)]
     fn look(&mut self, timeout_ms: Option<u64>) -> io::Result<bool> {
         let crank = &mut self.crank;
         crank.core.driver.wait(timeout_ms)?;
-        let now_us = crank.core.driver.now_us();
-        crank.core.note_time(now_us);
-        let mut something = false;
+        let now_ns = crank.core.driver.now_ns();
+        crank.core.note_time(now_ns);
+        let (mut something, mut plain) = (false, true);
         loop {
-            if let Some((id, bytes)) = crank.core.driver.next_received(&mut self.memory) {
-                something = true;
-                crank.received(id, bytes);
-                crank.bury();
-                continue;
-            }
-            let Some(event) = crank.core.driver.next_event(&mut self.memory) else { break };
+            let (id, bytes) = match crank.core.driver.next_received(&mut self.memory) {
+                Some(received) => received,
+                None if crank.core.driver.is_done() => break,
+                None => {
+                    plain = false;
+                    match crank.core.driver.next_event(&mut self.memory) {
+                        Some(Event::Received { id, bytes }) => (id, bytes),
+                        Some(event) => {
+                            something = true;
+                            crank.handle(event);
+                            continue;
+                        }
+                        None => break,
+                    }
+                }
+            };
             something = true;
-            crank.handle(event);
+            crank.received(id, bytes);
+            crank.bury();
+        }
+        if !plain {
+            crank.core.note_driver_stats();
         }
         Ok(something)
     }
@@ -60,7 +82,7 @@ impl Worker {
     #[inline(never)]
     fn poll_busily(&mut self, timeout_ms: Option<u64>) -> io::Result<bool> {
         let due_ms = timeout_ms.map_or(u64::MAX, |ms| self.crank.core.now_ms.saturating_add(ms));
-        let sleeps = self.crank.core.turn_start_us >= self.busy_poll.until_us;
+        let sleeps = self.crank.core.turn_start_ns >= self.busy_poll.until_ns;
         loop {
             let something = self.look(if sleeps { timeout_ms } else { Some(0) })?;
             let core = &self.crank.core;
@@ -68,10 +90,10 @@ impl Worker {
             // Whoever posts a command says so here before he wakes us.
             self.crank.woken |= mailbox.has_news();
             if something || self.crank.woken {
-                self.busy_poll.until_us = core.turn_start_us + self.busy_poll.window_us;
+                self.busy_poll.until_ns = core.turn_start_ns + self.busy_poll.window_ns;
                 return Ok(something);
             }
-            let over = core.turn_start_us >= self.busy_poll.until_us;
+            let over = core.turn_start_ns >= self.busy_poll.until_ns;
             if sleeps || over || core.now_ms >= due_ms {
                 return Ok(false);
             }

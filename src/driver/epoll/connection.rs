@@ -205,18 +205,25 @@ impl Slot {
     }
 
     /// One send; see `Driver::send`.
-    #[inline]
     pub(super) fn send(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         let Some(socket) = &self.socket else { return Err(io::ErrorKind::NotConnected.into()) };
-        match (slices, calls::send(socket.as_fd(), &slices[..slices.len().min(MAX_SLICES)])) {
-            // The usual case: one slice, and a socket that takes it.
-            ([only], Ok(sent)) if sent == only.len() => Ok(sent),
-            (_, sent) => self.note_sent(slices, sent),
-        }
+        let sent = calls::send(socket.as_fd(), &slices[..slices.len().min(MAX_SLICES)]);
+        self.note_sent(slices, sent)
+    }
+
+    /// One send, of which [`Self::note_sent`] has to hear unless it took everything.
+    #[inline(always)]
+    pub(super) fn send_bytes(&self, bytes: &[u8]) -> io::Result<usize> {
+        let Some(socket) = &self.socket else { return Err(io::ErrorKind::NotConnected.into()) };
+        calls::send_bytes(socket.as_fd(), bytes)
     }
 
     /// Takes what a send said into the flags.
-    fn note_sent(&mut self, slices: &[IoSlice<'_>], sent: io::Result<usize>) -> io::Result<usize> {
+    pub(super) fn note_sent(
+        &mut self,
+        slices: &[IoSlice<'_>],
+        sent: io::Result<usize>,
+    ) -> io::Result<usize> {
         let now = &slices[..slices.len().min(MAX_SLICES)];
         let wanted: usize = now.iter().map(|slice| slice.len()).sum();
         if wanted == 0 && now.len() == slices.len() {

@@ -163,12 +163,12 @@ impl Epoll {
 
     /// The usual case, with as few branches as it takes: an edge that says no more than input, of
     /// a connection about which nothing has to be remembered, and a read that empties the socket.
-    #[inline]
+    #[inline(always)]
     fn receive_plain(&mut self, memory: &mut ReceiveMemory) -> Option<(ConnectionId, usize)> {
+        let (token, readiness) = self.set.peek()?;
         if self.ready_this_turn > 0 || self.woken {
             return None;
         }
-        let (token, readiness) = self.set.peek()?;
         if token.operation() != Some(Operation::Receive) || !readiness.is_plain_input() {
             return None;
         }
@@ -182,14 +182,26 @@ impl Epoll {
         Some((id, len))
     }
 
-    /// Whether nothing is left of this turn.
-    #[inline]
-    fn is_done(&self) -> bool {
-        self.ready_this_turn == 0
-            && !self.woken
-            && self.released.is_empty()
-            && self.set.peek().is_none()
-            && !self.listeners.due()
+    /// Takes note of a send of [`Driver::send_bytes`] that came up short.
+    #[cold]
+    fn sent_in_part(
+        &mut self,
+        id: ConnectionId,
+        bytes: &[u8],
+        sent: io::Result<usize>,
+    ) -> io::Result<usize> {
+        let Some(slot) = self.slot_mut(id) else { return sent };
+        let sent = slot.note_sent(&[IoSlice::new(bytes)], sent)?;
+        self.serve_later(id);
+        Ok(sent)
+    }
+
+    /// Has a connection served for which a send has left something to do.
+    fn serve_later(&mut self, id: ConnectionId) {
+        let Some(slot) = self.slot_mut(id) else { return };
+        if !slot.is_plain() && slot.wants_turn() && slot.enqueue() {
+            self.ready.push_back(KernelToken::of(Operation::Receive, id));
+        }
     }
 
     /// Registers a socket and gives it the slot of `id`.
@@ -296,15 +308,25 @@ impl Driver for Epoll {
         Ok(())
     }
 
-    #[inline]
+    #[inline(always)]
+    fn send_bytes(&mut self, id: ConnectionId, bytes: &[u8]) -> io::Result<usize> {
+        let Some(slot) = self.slot_mut(id) else {
+            return Err(io::ErrorKind::NotConnected.into());
+        };
+        let sent = slot.send_bytes(bytes);
+        if matches!(sent, Ok(sent) if sent == bytes.len()) {
+            // Nothing has changed.
+            return sent;
+        }
+        self.sent_in_part(id, bytes, sent)
+    }
+
     fn send(&mut self, id: ConnectionId, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         let Some(slot) = self.slot_mut(id) else {
             return Err(io::ErrorKind::NotConnected.into());
         };
         let sent = slot.send(slices)?;
-        if !slot.is_plain() && slot.wants_turn() && slot.enqueue() {
-            self.ready.push_back(KernelToken::of(Operation::Receive, id));
-        }
+        self.serve_later(id);
         Ok(sent)
     }
 
@@ -352,7 +374,7 @@ impl Driver for Epoll {
         self.slot(id)?.socket()?.peer_addr().ok()?.as_socket()
     }
 
-    #[inline]
+    #[inline(always)]
     fn wait(&mut self, timeout_ms: Option<u64>) -> io::Result<()> {
         // Whoever stops in the middle of a turn loses no edge.
         while let Some((token, readiness)) = self.set.next() {
@@ -367,10 +389,6 @@ impl Driver for Epoll {
     }
 
     fn next_event<'m>(&mut self, memory: &'m mut ReceiveMemory) -> Option<Event<'m>> {
-        // Most turns are over when the last edge was served.
-        if self.is_done() {
-            return None;
-        }
         match self.step(memory)? {
             Step::Received { id, len } => {
                 // SAFETY: only `recv` in `step` and `receive_plain` writes to this memory, and the
@@ -392,17 +410,26 @@ impl Driver for Epoll {
         Some((id, unsafe { memory.slice(HEADROOM, len) }))
     }
 
+    #[inline(always)]
+    fn is_done(&self) -> bool {
+        // Most turns are over when the last edge was served.
+        self.set.peek().is_none()
+            && self.ready_this_turn | self.released.len() == 0
+            && !self.woken
+            && !self.listeners.due()
+    }
+
     fn waker(&self) -> Waker {
         self.waker.clone()
     }
 
     fn now_ms(&self) -> u64 {
-        self.now_us() / 1000
+        self.now_ns() / 1_000_000
     }
 
     #[inline]
-    fn now_us(&self) -> u64 {
-        calls::monotonic_us()
+    fn now_ns(&self) -> u64 {
+        calls::monotonic_ns()
     }
 
     fn mishaps(&self) -> u64 {

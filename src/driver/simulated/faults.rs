@@ -153,7 +153,7 @@ impl Faults {
         faults.origin_ms = match random.up_to(2) {
             0 => 0,
             1 => (1 << 32) - random.up_to(1_000),
-            _ => random.up_to(1 << 48),
+            _ => random.up_to(1 << 43),
         };
         faults
     }

@@ -270,10 +270,35 @@ impl Uring {
     }
 
     /// The slot of a connection that the worker may still use.
+    #[inline]
     fn slot(&self, id: ConnectionId) -> Option<&Slot> {
         let slot = self.slots.get(id.slot())?;
         let usable = !matches!(slot.phase, Phase::Free | Phase::Closing);
         (usable && slot.generation == id.generation()).then_some(slot)
+    }
+
+    /// The socket of a connection on which something may be sent.
+    #[inline]
+    fn socket_to_send(&self, id: ConnectionId) -> Option<&Socket> {
+        let slot = self.slot(id)?;
+        matches!(slot.phase, Phase::Open | Phase::Ended).then_some(slot.socket.as_ref())?
+    }
+
+    /// Takes note of what a send to an open connection said.
+    fn note_sent(&mut self, id: ConnectionId, sent: io::Result<Sent>) -> io::Result<usize> {
+        match sent {
+            Ok(Sent::Everything(sent)) => Ok(sent),
+            Ok(Sent::Part(sent)) => {
+                self.slots[id.slot()].writable_due = true;
+                self.arm_writable(id.slot() as u32);
+                Ok(sent)
+            }
+            Err(error) => {
+                // The worker knows now; what receiving will say of it is no news any more.
+                self.slots[id.slot()].phase = Phase::Failed;
+                Err(error)
+            }
+        }
     }
 
     fn slot_mut(&mut self, id: ConnectionId) -> Option<&mut Slot> {
@@ -409,26 +434,26 @@ impl Driver for Uring {
         Ok(())
     }
 
-    #[inline]
-    fn send(&mut self, id: ConnectionId, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        let slot = self.slot(id).filter(|slot| matches!(slot.phase, Phase::Open | Phase::Ended));
-        let socket = slot.and_then(|slot| slot.socket.as_ref());
-        let socket = socket.ok_or(io::ErrorKind::NotConnected)?;
-        let result = send_now(socket, slices);
-        let index = id.slot() as u32;
-        match result {
-            Ok(Sent::Everything(sent)) => Ok(sent),
-            Ok(Sent::Part(sent)) => {
-                self.slots[id.slot()].writable_due = true;
-                self.arm_writable(index);
-                Ok(sent)
+    #[inline(always)]
+    fn send_bytes(&mut self, id: ConnectionId, bytes: &[u8]) -> io::Result<usize> {
+        let Some(socket) = self.socket_to_send(id) else {
+            return Err(io::ErrorKind::NotConnected.into());
+        };
+        let sent = calls::send_bytes(socket.as_fd(), bytes);
+        match sent {
+            Ok(count) if count == bytes.len() => sent,
+            Ok(count) => self.note_sent(id, Ok(Sent::Part(count))),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.note_sent(id, Ok(Sent::Part(0)))
             }
-            Err(error) => {
-                // The worker knows now; what receiving will say of it is no news any more.
-                self.slots[id.slot()].phase = Phase::Failed;
-                Err(error)
-            }
+            Err(error) => self.note_sent(id, Err(error)),
         }
+    }
+
+    fn send(&mut self, id: ConnectionId, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let socket = self.socket_to_send(id).ok_or(io::ErrorKind::NotConnected)?;
+        let sent = send_now(socket, slices);
+        self.note_sent(id, sent)
     }
 
     fn pause_reading(&mut self, id: ConnectionId) {
@@ -539,12 +564,12 @@ impl Driver for Uring {
     }
 
     fn now_ms(&self) -> u64 {
-        self.now_us() / 1000
+        self.now_ns() / 1_000_000
     }
 
     #[inline]
-    fn now_us(&self) -> u64 {
-        calls::monotonic_us()
+    fn now_ns(&self) -> u64 {
+        calls::monotonic_ns()
     }
 
     fn mishaps(&self) -> u64 {

@@ -182,10 +182,10 @@ impl Dials {
         self.ended.extend(self.open.remove(&(id.slot() as u32)));
     }
 
-    /// True if the next turn must not wait.
+    /// Zero unless the next turn must not wait.
     #[inline]
-    pub(super) fn has_news(&self) -> bool {
-        !(self.requests.is_empty() && self.cancelled.is_empty() && self.ended.is_empty())
+    pub(super) fn news(&self) -> usize {
+        self.requests.len() | self.cancelled.len() | self.ended.len()
     }
 
     pub(super) fn next_deadline(&self) -> Option<u64> {
@@ -260,7 +260,7 @@ impl Crank {
     pub(super) fn see_to_dials(&mut self) {
         let dials = &self.core.dials;
         let due = dials.next_deadline().is_some_and(|due_ms| due_ms <= self.core.now_ms);
-        if due || dials.has_news() {
+        if due || dials.news() != 0 {
             self.see_to_dials_now();
         }
     }

@@ -150,7 +150,7 @@ impl World {
     /// Time passes while the worker waits, as if it were in the middle of `wait`.
     fn pass(&mut self, ms: u64) {
         self.network.advance(ms);
-        self.worker.crank.core.note_time(self.network.now_ms() * 1000);
+        self.worker.crank.core.note_time(self.network.now_ms() * 1_000_000);
     }
 
     /// One turn, or time passes until `end_ms` if nothing happens before.
