@@ -85,10 +85,14 @@ pub(super) fn epoll_wait(
     let to = events.as_mut_ptr().expose_provenance();
     let most = events.len().min(i32::MAX as usize);
     let fd = epoll.as_raw_fd() as usize;
-    // Not every processor has a call without a signal mask; null changes none.
+    // Newer processors only have the call with a signal mask; null is none.
+    #[cfg(target_arch = "x86_64")]
+    let number = libc::SYS_epoll_wait;
+    #[cfg(not(target_arch = "x86_64"))]
+    let number = libc::SYS_epoll_pwait;
     let arguments = [fd, to, most, timeout as usize, 0, 0];
     // SAFETY: the kernel writes at most `most` events to `events`, which are borrowed for the call.
-    let waited = unsafe { call(libc::SYS_epoll_pwait, arguments) };
+    let waited = unsafe { call(number, arguments) };
     result(waited).unwrap_or(Ok(0))
 }
 
