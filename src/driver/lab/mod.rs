@@ -213,9 +213,12 @@ impl Worker {
             return;
         }
         let (front, back) = connection.backlog.as_slices();
-        let slices = [IoSlice::new(front), IoSlice::new(back)];
-        let slices = if back.is_empty() { &slices[..1] } else { &slices[..] };
-        match self.driver.send(id, slices) {
+        let sent = if back.is_empty() {
+            self.driver.send_bytes(id, front)
+        } else {
+            self.driver.send(id, &[IoSlice::new(front), IoSlice::new(back)])
+        };
+        match sent {
             Ok(sent) => {
                 connection.writable_due |= sent < connection.backlog.len();
                 connection.backlog.drain(..sent);
@@ -349,7 +352,9 @@ impl<L: Lab> Rig<L> {
                 act(worker, &mut event);
                 continue;
             }
+            let done = worker.driver.is_done();
             let Some(mut event) = worker.driver.next_event(&mut self.memory) else { break };
+            assert!(!done, "an event after the end of the turn: {event:?}");
             worker.note(&event, memory_len);
             act(worker, &mut event);
             if let Event::Accepted(socket) = event {
