@@ -21,33 +21,24 @@ pub(crate) fn append(
         grow(out, SHORT_HEADER + payload.len());
     }
     // SAFETY: the vector has room for `SHORT_HEADER` bytes and the payload behind its first `start`
-    // bytes, so both writes stay inside its allocation, and a payload that is borrowed beside a
+    // bytes, so all writes stay inside its allocation, and a payload that is borrowed beside a
     // mutable vector cannot lie in it. All bytes below the new length are written then: the header
-    // whole, and the payload from its end on.
+    // whole, and the payload from its end on, as one piece or as its first and its last 16 bytes,
+    // which meet, because it has no more than 32.
     unsafe {
         let end = out.as_mut_ptr().add(start);
         end.cast::<[u8; SHORT_HEADER]>().write(header);
-        let (from, to) = (payload.as_ptr(), end.add(header_len));
-        match payload.len() {
-            // As two pieces that overlap: a call of memcpy costs more.
-            len @ 16..=32 => {
-                let (first, last) = (read::<16>(from), read::<16>(from.add(len - 16)));
+        let (to, len) = (end.add(header_len), payload.len());
+        match (payload.first_chunk::<16>(), payload.last_chunk::<16>()) {
+            // Two pieces cost less than a call of memcpy.
+            (Some(&first), Some(&last)) if len <= 32 => {
                 to.cast::<[u8; 16]>().write(first);
                 to.add(len - 16).cast::<[u8; 16]>().write(last);
             }
-            len => ptr::copy_nonoverlapping(from, to, len),
+            _ => ptr::copy_nonoverlapping(payload.as_ptr(), to, len),
         }
         out.set_len(start + header_len + payload.len());
     }
-}
-
-/// # Safety
-///
-/// `N` bytes can be read at `from`.
-#[inline(always)]
-unsafe fn read<const N: usize>(from: *const u8) -> [u8; N] {
-    // SAFETY: the caller has seen to it, and an array of bytes may lie anywhere.
-    unsafe { from.cast::<[u8; N]>().read() }
 }
 
 #[cold]
