@@ -192,6 +192,37 @@ mod tests {
     }
 
     #[test]
+    fn a_signal_ends_a_wait_without_an_error() {
+        extern "C" fn nothing(_signal: libc::c_int) {}
+        // SAFETY: the handler does nothing, which is safe at any moment; nothing else in this
+        // process uses the signal.
+        let before = unsafe {
+            libc::signal(libc::SIGUSR2, nothing as extern "C" fn(libc::c_int) as libc::sighandler_t)
+        };
+        assert_ne!(before, libc::SIG_ERR);
+        let poll = mio::Poll::new().unwrap();
+        // SAFETY: `poll` keeps the descriptor open until the end of the test.
+        let epoll = unsafe { BorrowedFd::borrow_raw(poll.as_raw_fd()) };
+        // SAFETY: always possible.
+        let waiter = unsafe { libc::pthread_self() };
+        let over = std::sync::atomic::AtomicBool::new(false);
+        let waited = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                // Again and again: the first one may come before the wait has begun.
+                while !over.load(std::sync::atomic::Ordering::Acquire) {
+                    // SAFETY: the waiting thread outlives this scope.
+                    unsafe { libc::pthread_kill(waiter, libc::SIGUSR2) };
+                    std::thread::sleep(std::time::Duration::from_millis(1));
+                }
+            });
+            let waited = epoll_wait(epoll, &mut [MaybeUninit::uninit(); 4], -1);
+            over.store(true, std::sync::atomic::Ordering::Release);
+            waited
+        });
+        assert_eq!(waited.unwrap(), 0);
+    }
+
+    #[test]
     fn the_clock_is_that_of_the_standard_library() {
         let (start, before) = (std::time::Instant::now(), monotonic_ns());
         std::thread::sleep(std::time::Duration::from_millis(5));

@@ -1,8 +1,7 @@
 //! The epoll(7) instance: what is registered, by mio, and what the kernel says about it.
 //!
 //! In: descriptors and tokens. Out: the kernel's events, one by one, as they are: mio's own wait
-//! would compute a duration and walk over every event once more, which is a tenth of what a short
-//! message costs.
+//! would compute a duration and walk over every event once more.
 
 #![allow(unsafe_code)]
 
