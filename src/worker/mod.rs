@@ -316,9 +316,12 @@ impl Crank {
         self.time_until(self.due_ms())
     }
 
-    fn handle(&mut self, event: Event<'_>) {
+    /// Sees to an event, unless it brings bytes: those are for the caller to hand to
+    /// [`Self::received`], which is inlined there.
+    #[inline(always)]
+    fn handle<'m>(&mut self, event: Event<'m>) -> Option<(ConnectionId, &'m mut [u8])> {
         match event {
-            Event::Received { id, bytes } => self.received_apart(id, bytes),
+            Event::Received { id, bytes } => return Some((id, bytes)),
             Event::Accepted(socket) => self.accepted(socket),
             Event::Ended(id) => self.ended(id),
             Event::Failed(id, error) => self.failed(id, error),
@@ -333,6 +336,7 @@ impl Crank {
             Event::Woken => self.woken = true,
         }
         self.bury();
+        None
     }
 
     /// Tells every handler that its worker is there.

@@ -64,7 +64,7 @@ impl Core {
     }
 
     #[inline]
-    fn inflated_enough(&self) -> bool {
+    pub(super) fn inflated_enough(&self) -> bool {
         self.buffers.inflated() > self.inflate_until
     }
 

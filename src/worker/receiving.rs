@@ -33,7 +33,7 @@ impl Crank {
                     && connection.tls.is_none() =>
             {
                 let (route, session) = (usize::from(live.route), live.session);
-                // Who holds nothing back is not ahead, and reading is not paused.
+                // Who has nothing queued is not ahead: whom the handler paused is not read.
                 core.look_again = connection.outgoing.is_some();
                 let mut input = &mut *bytes;
                 let fed = self.routes[route].feed(core, id, session, &mut input);
@@ -58,12 +58,6 @@ impl Crank {
             self.core.dirty.clear();
             self.core.flush_listed(id);
         }
-    }
-
-    /// The same, not inlined.
-    #[inline(never)]
-    pub(super) fn received_apart(&mut self, id: ConnectionId, bytes: &mut [u8]) {
-        self.received(id, bytes);
     }
 
     /// Input that is not simply that of an open connection in the clear.

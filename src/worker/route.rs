@@ -115,8 +115,8 @@ pub(crate) trait Route {
     /// Calls the application. The session must have begun and not ended.
     fn call(&mut self, core: &mut Core, id: ConnectionId, session: u32, call: Call<'_>) -> Outcome;
 
-    /// Calls `on_message` for one message after the other until something else is due. Whether the
-    /// connection is [ahead](Core::is_ahead) now is in `core.look_again`.
+    /// Calls `on_message` for one message after the other until something else is due. Unless the
+    /// connection is certainly not [ahead](Core::is_ahead) now, `core.look_again` is set.
     fn feed<'b>(
         &mut self,
         core: &mut Core,
@@ -287,7 +287,7 @@ impl<H: Handler> Route for RouteOf<H> {
             }
             core.count_message();
             if core.look_again
-                && (!core.doomed.is_empty() || core.is_ahead(id) || core.had_its_share())
+                && (!core.doomed.is_empty() || core.is_ahead(id) || core.inflated_enough())
             {
                 return Fed::Interrupted;
             }
@@ -358,7 +358,7 @@ fn feed_unusual<'b, H: Handler>(
     core.begin_message(!input.is_empty());
     let outcome = guard(|| handler.on_message(&mut WebSocket { core, id, session }, message));
     event.recycle(&mut core.buffers);
-    core.look_again |= core.had_its_share();
+    core.look_again |= core.inflated_enough();
     match outcome {
         Outcome::Returned => Ok(()),
         Outcome::Panicked => Err(Fed::Panicked),

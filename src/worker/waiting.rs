@@ -8,7 +8,7 @@
 use std::io;
 
 use super::Worker;
-use crate::driver::{Driver, Event};
+use crate::driver::Driver;
 
 /// What busy polling knows; see `ServerBuilder::busy_poll`.
 #[derive(Debug, Default)]
@@ -56,14 +56,11 @@ impl Worker {
                 None if crank.core.driver.is_done() => break,
                 None => {
                     plain = false;
-                    match crank.core.driver.next_event(&mut self.memory) {
-                        Some(Event::Received { id, bytes }) => (id, bytes),
-                        Some(event) => {
-                            something = true;
-                            crank.handle(event);
-                            continue;
-                        }
-                        None => break,
+                    let Some(event) = crank.core.driver.next_event(&mut self.memory) else { break };
+                    something = true;
+                    match crank.handle(event) {
+                        Some(received) => received,
+                        None => continue,
                     }
                 }
             };
