@@ -162,7 +162,7 @@ fn result(returned: isize) -> Option<io::Result<usize>> {
 #[cfg(test)]
 mod tests {
     use std::io::Write;
-    use std::os::fd::AsFd;
+    use std::os::fd::{AsFd, FromRawFd, OwnedFd};
     use std::os::unix::net::UnixStream;
 
     use super::*;
@@ -200,9 +200,8 @@ mod tests {
             libc::signal(libc::SIGUSR2, nothing as extern "C" fn(libc::c_int) as libc::sighandler_t)
         };
         assert_ne!(before, libc::SIG_ERR);
-        let poll = mio::Poll::new().unwrap();
-        // SAFETY: `poll` keeps the descriptor open until the end of the test.
-        let epoll = unsafe { BorrowedFd::borrow_raw(poll.as_raw_fd()) };
+        // SAFETY: makes a descriptor, which is owned by nobody else.
+        let epoll = unsafe { OwnedFd::from_raw_fd(libc::epoll_create1(libc::EPOLL_CLOEXEC)) };
         // SAFETY: always possible.
         let waiter = unsafe { libc::pthread_self() };
         let over = std::sync::atomic::AtomicBool::new(false);
@@ -215,7 +214,7 @@ mod tests {
                     std::thread::sleep(std::time::Duration::from_millis(1));
                 }
             });
-            let waited = epoll_wait(epoll, &mut [MaybeUninit::uninit(); 4], -1);
+            let waited = epoll_wait(epoll.as_fd(), &mut [MaybeUninit::uninit(); 4], -1);
             over.store(true, std::sync::atomic::Ordering::Release);
             waited
         });

@@ -1,15 +1,11 @@
-//! The epoll(7) instance: what is registered, by mio, and what the kernel says about it.
+//! The epoll(7) instance: what is registered, and what the kernel says about it.
 //!
-//! In: descriptors and tokens. Out: the kernel's events, one by one, as they are: mio's own wait
-//! would compute a duration and walk over every event once more.
+//! In: descriptors and tokens. Out: the kernel's events, one by one, as they are.
 
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
-
-use mio::unix::SourceFd;
-use mio::{Poll, Token};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use super::super::calls;
 use super::super::token::KernelToken;
@@ -21,9 +17,20 @@ pub(super) enum Interest {
     Both,
 }
 
+impl Interest {
+    fn bits(self) -> u32 {
+        let readable = libc::EPOLLET | libc::EPOLLIN | libc::EPOLLRDHUP;
+        let bits = match self {
+            Interest::Readable => readable,
+            Interest::Both => readable | libc::EPOLLOUT,
+        };
+        bits as u32
+    }
+}
+
 /// An epoll instance and the events of the last wait, which are handed out one by one.
 pub(super) struct Set {
-    poll: Poll,
+    epoll: OwnedFd,
     /// Of the last wait, in order.
     events: Vec<libc::epoll_event>,
     next: usize,
@@ -32,8 +39,14 @@ pub(super) struct Set {
 impl Set {
     /// At most `capacity` events are fetched at a time.
     pub(super) fn new(capacity: usize) -> io::Result<Self> {
-        let events = Vec::with_capacity(capacity.max(1));
-        Ok(Self { poll: Poll::new()?, events, next: 0 })
+        // SAFETY: takes no pointer.
+        let fd = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: just made, and owned by nobody else.
+        let epoll = unsafe { OwnedFd::from_raw_fd(fd) };
+        Ok(Self { epoll, events: Vec::with_capacity(capacity.max(1)), next: 0 })
     }
 
     /// Registers a descriptor. Closing it (all its duplicates, too) ends that.
@@ -43,17 +56,27 @@ impl Set {
         token: KernelToken,
         interest: Interest,
     ) -> io::Result<()> {
-        let interest = match interest {
-            Interest::Readable => mio::Interest::READABLE,
-            Interest::Both => mio::Interest::READABLE | mio::Interest::WRITABLE,
-        };
-        let token = Token(token.bits() as usize);
-        self.poll.registry().register(&mut SourceFd(&fd.as_raw_fd()), token, interest)
+        self.control(libc::EPOLL_CTL_ADD, fd, token.bits(), interest.bits())
     }
 
     /// Ends a registration.
     pub(super) fn remove(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
-        self.poll.registry().deregister(&mut SourceFd(&fd.as_raw_fd()))
+        self.control(libc::EPOLL_CTL_DEL, fd, 0, 0)
+    }
+
+    fn control(
+        &self,
+        operation: libc::c_int,
+        fd: BorrowedFd<'_>,
+        token: u64,
+        events: u32,
+    ) -> io::Result<()> {
+        let mut event = libc::epoll_event { events, u64: token };
+        // SAFETY: both descriptors are open for the call, and the kernel only reads `event`.
+        let done = unsafe {
+            libc::epoll_ctl(self.epoll.as_raw_fd(), operation, fd.as_raw_fd(), &raw mut event)
+        };
+        if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 
     /// Waits for events, at most `timeout_ms`; `None` waits for ever. Events that were not handed
@@ -64,9 +87,8 @@ impl Set {
         self.events.clear();
         // epoll_wait(2): -1 is for ever.
         let timeout = timeout_ms.map_or(-1, |ms| ms.min(i32::MAX as u64) as i32);
-        // SAFETY: the descriptor is that of `poll`, which lives as long as `self`.
-        let epoll = unsafe { BorrowedFd::borrow_raw(self.poll.as_raw_fd()) };
-        let count = calls::epoll_wait(epoll, self.events.spare_capacity_mut(), timeout)?;
+        let count =
+            calls::epoll_wait(self.epoll.as_fd(), self.events.spare_capacity_mut(), timeout)?;
         // SAFETY: the kernel has written so many events behind the length, which is 0.
         unsafe { self.events.set_len(count) };
         Ok(())
@@ -96,7 +118,7 @@ impl Set {
 impl std::fmt::Debug for Set {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let left = self.events.len() - self.next;
-        f.debug_struct("Set").field("poll", &self.poll).field("left", &left).finish()
+        f.debug_struct("Set").field("epoll", &self.epoll).field("left", &left).finish()
     }
 }
 
