@@ -46,6 +46,8 @@ macro_rules! contract_tests {
             a_pause_inside_an_event_takes_effect
             bytes_of_before_the_resume_need_no_further_edge
             paused_accepting_leaves_newcomers_waiting
+            a_crowd_is_let_in
+            impatient_newcomers_are_heard
             work_left_over_needs_no_kernel_event
             stop_listening_spares_the_established
             quiet_connections_let_the_driver_sleep

@@ -28,6 +28,8 @@ pub(in crate::driver) fn paused_accepting_leaves_newcomers_waiting<L: Lab>() {
     assert_eq!(waiting.len(), 5);
     rig.settle();
     assert!(rig.worker.newcomers.is_empty(), "accepted during the pause");
+    let waits = rig.waits_in_60_ms();
+    assert!(waits < 25, "{waits} waits: spins while newcomers wait");
     rig.peer_sends(&mut first_peer, b"still served");
     rig.expect_received(first, b"still served");
     // Nobody connects from now on: the driver must look for itself.
@@ -40,6 +42,61 @@ pub(in crate::driver) fn paused_accepting_leaves_newcomers_waiting<L: Lab>() {
     }
     rig.connect();
     assert!(rig.worker.accept_paused.is_empty());
+}
+
+/// However many come at once and whatever was learnt of those before, nobody is left waiting.
+pub(in crate::driver) fn a_crowd_is_let_in<L: Lab>() {
+    let mut rig = rig!();
+    for crowd in [1, 1, 90, 1, 3, 40, 2, 1] {
+        let peers: Vec<_> = (0..crowd).filter_map(|_| rig.lab.connect()).collect();
+        assert_eq!(peers.len(), crowd);
+        rig.until("accept", |rig| rig.worker.newcomers.len() == crowd);
+        for _ in 0..crowd {
+            let id = rig.worker.adopt_next();
+            rig.worker.close(id);
+        }
+        drop(peers);
+        rig.settle();
+    }
+}
+
+/// Everything may have happened before the accept.
+pub(in crate::driver) fn impatient_newcomers_are_heard<L: Lab>() {
+    let mut rig = rig!();
+    rig.worker.driver.pause_accepting();
+    rig.settle();
+    let mut asks = rig.lab.connect().expect("a backlog");
+    assert_eq!(asks.send(b"at once"), 7);
+    let mut leaves = rig.lab.connect().expect("a backlog");
+    assert_eq!(leaves.send(b"and gone"), 8);
+    leaves.finish_sending();
+    let gone = rig.lab.connect().expect("a backlog");
+    if L::HAS_RESET {
+        gone.reset()
+    } else {
+        drop(gone)
+    }
+    rig.settle();
+    rig.worker.driver.resume_accepting();
+    rig.until("accept", |rig| rig.worker.newcomers.len() >= 2);
+    let first = rig.worker.adopt_next();
+    let second = rig.worker.adopt_next();
+    rig.expect_received(first, b"at once");
+    rig.expect_received(second, b"and gone");
+    rig.until("Ended", |rig| rig.worker.connection(second).ended);
+    rig.settle();
+    assert!(!rig.worker.connection(first).ended);
+    // A listener may leave out whoever has gone.
+    if !rig.worker.newcomers.is_empty() {
+        let third = rig.worker.adopt_next();
+        rig.until("the end", |rig| {
+            let third = rig.worker.connection(third);
+            third.ended || third.is_dead()
+        });
+    }
+    let (next, mut peer) = rig.connect();
+    rig.peer_sends(&mut peer, b"business as usual");
+    rig.expect_received(next, b"business as usual");
 }
 
 /// What the kernel has said once, or never will, is not slept over.

@@ -12,9 +12,9 @@ use super::super::{AcceptedSocket, Event};
 use super::retry;
 use super::set::{Interest, Set};
 
-/// Whoever connects in a loop gets this many connections per listener and turn, then it is the
-/// others' turn.
-const ACCEPTS_PER_TURN: u32 = 64;
+/// Whoever connects in a loop gets this many connections per listener and turn at most, then it is
+/// the others' turn.
+const MOST_PER_TURN: u32 = 64;
 
 /// The listeners and whether accepting is on.
 #[derive(Debug, Default)]
@@ -23,16 +23,23 @@ pub(super) struct Listeners {
     /// Told apart from the listeners of before `stop_listening`.
     generation: u32,
     paused: bool,
-    /// Whether a listener may be ready: what most turns ask first.
-    any_ready: bool,
+    /// How many turns there were.
+    turn: u32,
+    /// Whether a listener has something left of this turn: what most turns ask first.
+    due: bool,
 }
 
 #[derive(Debug)]
 struct Listener {
     socket: Socket,
-    /// An edge came and `accept4` has not said would-block since.
-    ready: bool,
-    left_this_turn: u32,
+    /// How many accepts of this turn are left.
+    left: u32,
+    /// How many accepts a turn begins with, from 1 to [`MOST_PER_TURN`].
+    share: u32,
+    /// The last turn that accepted its whole share.
+    sated: u32,
+    /// The registration is off: newcomers that wait would end every wait of a pause.
+    muted: bool,
 }
 
 impl Listeners {
@@ -44,18 +51,26 @@ impl Listeners {
         socket.set_nonblocking(true)?;
         let index = u32::try_from(self.open.len()).map_err(io::Error::other)?;
         let token = KernelToken::new(Operation::Accept, index, self.generation);
-        set.add(socket.as_fd(), token, Interest::Readable)?;
-        self.open.push(Listener { socket, ready: false, left_this_turn: 0 });
+        set.add(socket.as_fd(), token, Interest::Newcomers)?;
+        self.open.push(Listener { socket, left: 0, share: 1, sated: 0, muted: false });
         Ok(())
     }
 
+    /// The registrations stay as they are until somebody comes; most pauses are over before that.
     pub(super) fn pause(&mut self) {
         self.paused = true;
+        self.due = false;
+        self.open.iter_mut().for_each(|listener| listener.left = 0);
     }
 
-    /// Whoever came during the pause left an edge in `Listener::ready`; it does not come again.
-    pub(super) fn resume(&mut self) {
+    pub(super) fn resume(&mut self, set: &Set) {
         self.paused = false;
+        for (index, listener) in self.open.iter_mut().enumerate() {
+            if std::mem::take(&mut listener.muted) {
+                let token = KernelToken::new(Operation::Accept, index as u32, self.generation);
+                set.change(listener.socket.as_fd(), token, Interest::Newcomers);
+            }
+        }
     }
 
     pub(super) fn stop(&mut self, set: &Set) {
@@ -64,54 +79,68 @@ impl Listeners {
             // this fails, then the generation below takes care of the events.
             let _ = set.remove(listener.socket.as_fd());
         }
+        self.due = false;
         self.generation = self.generation.wrapping_add(1);
     }
 
     pub(super) fn begin_turn(&mut self) {
-        if self.any_ready {
-            for listener in &mut self.open {
-                listener.left_this_turn = ACCEPTS_PER_TURN;
+        self.turn = self.turn.wrapping_add(1);
+    }
+
+    /// Newcomers wait. How many nobody knows, and an accept that finds nobody costs as much as half
+    /// a connection; so a turn takes what the last one with newcomers took, and more only where
+    /// turn after turn leaves some over.
+    pub(super) fn note_readiness(&mut self, set: &Set, token: KernelToken) {
+        if !token.is_of_generation(self.generation) {
+            return;
+        }
+        let Some(listener) = self.open.get_mut(token.slot()) else { return };
+        if self.paused {
+            if !std::mem::replace(&mut listener.muted, true) {
+                set.change(listener.socket.as_fd(), token, Interest::Nothing);
             }
+            return;
         }
+        if listener.sated == self.turn.wrapping_sub(1) {
+            listener.share = (2 * listener.share).min(MOST_PER_TURN);
+        }
+        listener.left = listener.share;
+        self.due = true;
     }
 
-    pub(super) fn note_readiness(&mut self, token: KernelToken) {
-        if token.is_of_generation(self.generation)
-            && let Some(listener) = self.open.get_mut(token.slot())
-        {
-            listener.ready = true;
-            listener.left_this_turn = ACCEPTS_PER_TURN;
-            self.any_ready = true;
-        }
-    }
-
-    /// Whether peers may be waiting that no edge will announce again.
+    /// Whether peers may be waiting of whom this turn was told.
     pub(super) fn due(&self) -> bool {
-        self.any_ready && !self.paused && self.open.iter().any(|listener| listener.ready)
+        self.due
     }
 
     /// The next newcomer, or why there can be none for now.
     pub(super) fn accept(&mut self) -> Option<Event<'static>> {
-        if self.paused || !self.any_ready {
+        if !self.due {
             return None;
         }
         for listener in &mut self.open {
-            while listener.ready && listener.left_this_turn > 0 {
-                listener.left_this_turn -= 1;
+            while listener.left > 0 {
+                listener.left -= 1;
                 match retry(|| accept4(&listener.socket)) {
-                    Ok(socket) => return Some(Event::Accepted(AcceptedSocket::Os(socket))),
+                    Ok(socket) => {
+                        if listener.left == 0 {
+                            listener.sated = self.turn;
+                        }
+                        return Some(Event::Accepted(AcceptedSocket::Os(socket)));
+                    }
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                        listener.ready = false;
+                        listener.share = (listener.share - listener.left - 1).max(1);
+                        listener.left = 0;
                     }
                     Err(error) if concerns_the_peer_only(&error) => {}
                     Err(error) => {
-                        self.paused = true;
+                        self.pause();
                         return Some(Event::AcceptPaused(error));
                     }
                 }
             }
         }
-        self.any_ready = self.open.iter().any(|listener| listener.ready);
+        self.due = false;
         None
     }
 }

@@ -1,8 +1,9 @@
 //! The readiness driver: epoll(7).
 //!
 //! In: a set of sockets and what epoll says about them. Out: [`Event`]s; the driver performs the
-//! read itself and lends the bytes. It never allocates per message, never calls `epoll_ctl` after
-//! the registration, and never reads from a socket that it has no reason to believe readable.
+//! read itself and lends the bytes. It never allocates per message, never calls `epoll_ctl` for a
+//! connection after its registration, and never reads from a socket that it has no reason to
+//! believe readable.
 //!
 //! ```text
 //!  wait:        epoll_wait --> events
@@ -16,6 +17,8 @@
 //! the slot's flags remember what was not acted upon yet: input that arrived while reading was
 //! paused, and a send that came up short. One echo costs three system calls: `epoll_wait`,
 //! `recv`, `send`.
+//!
+//! Listeners are level triggered, so no accept has to find out that nobody is left.
 //!
 //! # When a socket counts as drained
 //!
@@ -154,7 +157,7 @@ impl Epoll {
                 slot.note_readiness(readiness);
                 return slot.wants_turn() && slot.enqueue();
             }
-            Some(Operation::Accept) => self.listeners.note_readiness(token),
+            Some(Operation::Accept) => self.listeners.note_readiness(&self.set, token),
             Some(Operation::Wake) => self.woken = true,
             None => self.stats.stale_events += 1,
         }
@@ -279,7 +282,7 @@ impl Driver for Epoll {
     }
 
     fn resume_accepting(&mut self) {
-        self.listeners.resume();
+        self.listeners.resume(&self.set);
     }
 
     fn stop_listening(&mut self) {

@@ -10,11 +10,15 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use super::super::calls;
 use super::super::token::KernelToken;
 
-/// What a registration is told about. Always edge triggered.
+/// What a registration is told about. Edge triggered, unless it says otherwise.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Interest {
     Readable,
     Both,
+    /// Newcomers of a listener, in every wait as long as one is there.
+    Newcomers,
+    /// Only what cannot be left out: errors, once.
+    Nothing,
 }
 
 impl Interest {
@@ -23,6 +27,8 @@ impl Interest {
         let bits = match self {
             Interest::Readable => readable,
             Interest::Both => readable | libc::EPOLLOUT,
+            Interest::Newcomers => libc::EPOLLIN,
+            Interest::Nothing => libc::EPOLLET,
         };
         bits as u32
     }
@@ -57,6 +63,13 @@ impl Set {
         interest: Interest,
     ) -> io::Result<()> {
         self.control(libc::EPOLL_CTL_ADD, fd, token.bits(), interest.bits())
+    }
+
+    /// Changes what a registration is told about; what is the case already, it is told again.
+    pub(super) fn change(&self, fd: BorrowedFd<'_>, token: KernelToken, interest: Interest) {
+        let changed = self.control(libc::EPOLL_CTL_MOD, fd, token.bits(), interest.bits());
+        // epoll_ctl(2): nothing here can fail for a descriptor that is registered.
+        debug_assert!(changed.is_ok(), "{changed:?}");
     }
 
     /// Ends a registration.

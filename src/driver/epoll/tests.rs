@@ -201,6 +201,31 @@ fn a_busy_listener_does_not_keep_another_waiting() {
 }
 
 #[test]
+fn a_crowd_needs_few_turns() {
+    let (mut driver, mut memory) = open(4096);
+    let any = "127.0.0.1:0".parse().unwrap();
+    let listener = listener::bind(&any, &ListenOptions::default()).unwrap();
+    let addr = listener::local_addr(&listener).unwrap().socket_addr().unwrap();
+    driver.listen(listener).unwrap();
+    let mut peers = Vec::new();
+    // A second crowd finds what was learnt of the lone one before it.
+    for crowd in [100, 1, 100] {
+        peers.extend((0..crowd).map(|_| std::net::TcpStream::connect(addr).unwrap()));
+        let (mut accepted, mut turns) = (0, 0);
+        while accepted < crowd {
+            driver.wait(Some(1000)).unwrap();
+            while let Some(event) = driver.next_event(&mut memory) {
+                assert!(matches!(event, Event::Accepted(_)), "{event:?}");
+                accepted += 1;
+            }
+            turns += 1;
+        }
+        // 1, 2, 4, ... up to 64 per turn.
+        assert!(accepted == crowd && turns <= 8, "{accepted} in {turns} turns");
+    }
+}
+
+#[test]
 fn ids_of_closed_connections_are_harmless() {
     let mut rig = rig();
     let (id, _peer) = rig.connect();
