@@ -96,6 +96,13 @@ pub(crate) enum Phase {
     Gone,
 }
 
+impl Phase {
+    /// Whether our FIN follows what is queued, without anything in between.
+    pub(crate) fn ends_when_drained(&self) -> bool {
+        matches!(self, Phase::Draining { finished: false, server_first: false, .. })
+    }
+}
+
 /// A connection on its way to a server; its deadline is that of the whole dial.
 #[derive(Debug)]
 pub(crate) struct Dialing {

@@ -77,6 +77,10 @@ impl Driver for AnyDriver {
         on!(self, driver => driver.send(id, slices))
     }
 
+    fn send_last(&mut self, id: ConnectionId, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        on!(self, driver => driver.send_last(id, slices))
+    }
+
     fn pause_reading(&mut self, id: ConnectionId) {
         on!(self, driver => driver.pause_reading(id));
     }

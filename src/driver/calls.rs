@@ -33,19 +33,40 @@ pub(super) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<u
 /// slices.
 #[inline]
 pub(super) fn send(socket: BorrowedFd<'_>, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+    send_with(socket, slices, SEND_FLAGS)
+}
+
+/// The same for bytes that something follows at once: what they leave of a packet waits for it,
+/// at most 200 ms (tcp(7), TCP_CORK). A socket that becomes full sends everything all the same.
+#[inline(never)]
+pub(super) fn send_more(socket: BorrowedFd<'_>, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+    send_with(socket, slices, SEND_FLAGS | libc::MSG_MORE)
+}
+
+#[inline(always)]
+fn send_with(
+    socket: BorrowedFd<'_>,
+    slices: &[IoSlice<'_>],
+    flags: libc::c_int,
+) -> io::Result<usize> {
     match slices {
         // One struct less for the kernel to copy.
-        [only] => send_bytes(socket, only),
-        _ => send_many(socket, slices),
+        [only] => send_one(socket, only, flags),
+        _ => send_many(socket, slices, flags),
     }
 }
 
-/// The same for one slice.
+/// [`send`] for one slice.
 #[inline(always)]
 pub(super) fn send_bytes(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
+    send_one(socket, bytes, SEND_FLAGS)
+}
+
+#[inline(always)]
+fn send_one(socket: BorrowedFd<'_>, bytes: &[u8], flags: libc::c_int) -> io::Result<usize> {
     loop {
         let (from, len) = (bytes.as_ptr().expose_provenance(), bytes.len());
-        let (fd, flags) = (socket.as_raw_fd() as usize, SEND_FLAGS as usize);
+        let (fd, flags) = (socket.as_raw_fd() as usize, flags as usize);
         // SAFETY: the kernel reads `bytes`, which are borrowed for the call; the socket is
         // connected, so there is no address.
         let sent = unsafe { call(libc::SYS_sendto, [fd, from, len, flags, 0, 0]) };
@@ -56,7 +77,11 @@ pub(super) fn send_bytes(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usi
 }
 
 #[inline(never)]
-fn send_many(socket: BorrowedFd<'_>, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+fn send_many(
+    socket: BorrowedFd<'_>,
+    slices: &[IoSlice<'_>],
+    flags: libc::c_int,
+) -> io::Result<usize> {
     // SAFETY: all zeroes is a valid header: no address, no slices, no control data.
     let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
     // `IoSlice` has the layout of an iovec, as its documentation promises; it is only read.
@@ -64,7 +89,7 @@ fn send_many(socket: BorrowedFd<'_>, slices: &[IoSlice<'_>]) -> io::Result<usize
     header.msg_iovlen = slices.len() as _;
     loop {
         let from = std::ptr::from_ref(&header).expose_provenance();
-        let (fd, flags) = (socket.as_raw_fd() as usize, SEND_FLAGS as usize);
+        let (fd, flags) = (socket.as_raw_fd() as usize, flags as usize);
         // SAFETY: `header` names slices that are borrowed for the call, and the kernel only reads
         // them.
         let sent = unsafe { call(libc::SYS_sendmsg, [fd, from, flags, 0, 0, 0]) };

@@ -10,8 +10,8 @@
 //!     Accepted  Connected  Received  Ended  Failed  Writable  Released  AcceptPaused  Woken
 //!  driver  ------------------------------------------------------------------------->  worker
 //!          <-------------------------------------------------------------------------
-//!     listen  adopt  connect  send  pause_reading  resume_reading  finish_sending  close
-//!     pause_accepting  resume_accepting  wait  next_event
+//!     listen  adopt  connect  send  send_last  pause_reading  resume_reading  finish_sending
+//!     close  pause_accepting  resume_accepting  wait  next_event
 //! ```
 //!
 //! # Life cycle of a connection
@@ -282,6 +282,13 @@ pub(crate) trait Driver {
     /// [`Self::send`] for the usual case of one slice, which is not empty.
     fn send_bytes(&mut self, id: ConnectionId, bytes: &[u8]) -> io::Result<usize> {
         self.send(id, &[IoSlice::new(bytes)])
+    }
+
+    /// [`Self::send`] for the last bytes of a connection: if the socket takes them all, then
+    /// `finish_sending` or `close` follows before anything else. So the FIN may travel with them,
+    /// which saves both sides a packet; bytes with nothing behind them may stay behind a while.
+    fn send_last(&mut self, id: ConnectionId, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.send(id, slices)
     }
 
     /// Stops reading: the kernel's buffer fills and the peer feels it. Bytes that were received

@@ -94,13 +94,18 @@ impl Core {
         if connection.tls.is_some() {
             return self.flush_sealed(id);
         }
+        let ends = connection.phase.ends_when_drained();
         let Some(outgoing) = connection.outgoing.as_mut() else { return self.drained(id) };
         while outgoing.has_shared() || !outgoing.unsent().is_empty() {
+            let driver = &mut self.driver;
+            let mut send = |slices: &[IoSlice<'_>]| {
+                if ends { driver.send_last(id, slices) } else { driver.send(id, slices) }
+            };
             let (len, sent) = if outgoing.has_shared() {
-                outgoing.gather(|slices| self.driver.send(id, slices))
+                outgoing.gather(send)
             } else {
                 let unsent = outgoing.unsent();
-                (unsent.len(), self.driver.send(id, &[IoSlice::new(unsent)]))
+                (unsent.len(), send(&[IoSlice::new(unsent)]))
             };
             match sent {
                 Ok(taken) => {

@@ -39,6 +39,7 @@ impl Core {
             let Some(connection) = self.table.get_mut(id) else { return };
             let Some(tls) = &mut connection.tls else { return };
             let draining = matches!(connection.phase, Phase::Draining { finished: false, .. });
+            let ends = connection.phase.ends_when_drained();
             if draining
                 && !tls.is_open()
                 && let Some(outgoing) = &mut connection.outgoing
@@ -84,7 +85,11 @@ impl Core {
                 _ if count == 0 => &slices[..1],
                 _ => &slices[..],
             };
-            let taken = match self.driver.send(id, slices) {
+            let sent = match ends && all {
+                true => self.driver.send_last(id, slices),
+                false => self.driver.send(id, slices),
+            };
+            let taken = match sent {
                 Ok(taken) => taken,
                 Err(error) => return self.doom(id, CloseCause::Io(error.kind())),
             };

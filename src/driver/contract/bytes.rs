@@ -183,6 +183,57 @@ pub(in crate::driver) fn finish_sending_delivers_everything_first<L: Lab>() {
     rig.close_and_release(id);
 }
 
+pub(in crate::driver) fn the_last_bytes_and_the_end_arrive<L: Lab>() {
+    let mut rig = rig!();
+    // The last of them is more than a socket takes at once.
+    for (len, closes) in [(1, false), (1, true), (200, false), (70_000, true), (16 << 20, false)] {
+        let (id, mut peer) = rig.connect();
+        let (first, last) = (pattern(0, 100), pattern(3, len));
+        rig.worker.send(id, &first);
+        let all = rig.worker.send_last(id, &last);
+        assert!(all || len >= 70_000, "a new socket has room for {len} bytes");
+        assert!(!all || len < 16 << 20, "the socket has no bottom");
+        let mut received = Vec::new();
+        rig.until("an empty backlog", |rig| {
+            let empty = rig.worker.connection(id).backlog() == 0;
+            if !empty {
+                peer.receive(&mut received);
+            }
+            empty
+        });
+        if closes {
+            rig.worker.close(id);
+        } else {
+            rig.worker.driver.finish_sending(id);
+        }
+        rig.until("FIN", |_| peer.receive(&mut received) == PeerView::Ended);
+        assert!(received == [first, last].concat(), "{len} bytes, closes: {closes}");
+        if !closes {
+            rig.peer_sends(&mut peer, b"heard");
+            rig.expect_received(id, b"heard");
+            rig.worker.close(id);
+        }
+        rig.until("Released", |rig| rig.worker.connection(id).released);
+    }
+}
+
+/// Where there are packets, that is.
+pub(in crate::driver) fn the_end_travels_with_the_last_bytes<L: Lab>() {
+    let mut rig = rig!();
+    for len in [4, 500] {
+        let (id, mut peer) = rig.connect();
+        rig.settle();
+        let before = peer.segments();
+        assert!(rig.worker.send_last(id, &pattern(0, len)));
+        rig.worker.driver.finish_sending(id);
+        let mut received = Vec::new();
+        rig.until("FIN", |_| peer.receive(&mut received) == PeerView::Ended);
+        assert!(received == pattern(0, len));
+        assert_eq!(peer.segments(), before.map(|before| before + 1), "{len} bytes and FIN");
+        rig.close_and_release(id);
+    }
+}
+
 pub(in crate::driver) fn pause_stops_delivery_and_resume_delivers_all<L: Lab>() {
     let mut rig = rig!(16 * 1024);
     let (id, mut peer) = rig.connect();

@@ -30,6 +30,8 @@ macro_rules! contract_tests {
             fin_right_behind_the_last_bytes
             a_half_closed_peer_still_receives
             finish_sending_delivers_everything_first
+            the_last_bytes_and_the_end_arrive
+            the_end_travels_with_the_last_bytes
             a_reset_fails_once
             a_reset_behind_our_fin_fails_once
             a_reset_behind_bytes_fails_once

@@ -218,6 +218,13 @@ impl Slot {
         calls::send_bytes(socket.as_fd(), bytes)
     }
 
+    /// [`Self::send`] for bytes that FIN follows at once.
+    pub(super) fn send_last(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let Some(socket) = &self.socket else { return Err(io::ErrorKind::NotConnected.into()) };
+        let sent = calls::send_more(socket.as_fd(), &slices[..slices.len().min(MAX_SLICES)]);
+        self.note_sent(slices, sent)
+    }
+
     /// Takes what a send said into the flags.
     pub(super) fn note_sent(
         &mut self,

@@ -333,6 +333,15 @@ impl Driver for Epoll {
         Ok(sent)
     }
 
+    fn send_last(&mut self, id: ConnectionId, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let Some(slot) = self.slot_mut(id) else {
+            return Err(io::ErrorKind::NotConnected.into());
+        };
+        let sent = slot.send_last(slices)?;
+        self.serve_later(id);
+        Ok(sent)
+    }
+
     fn pause_reading(&mut self, id: ConnectionId) {
         if let Some(slot) = self.slot_mut(id) {
             slot.pause();

@@ -207,6 +207,20 @@ impl Peer for SocketPeer {
         self.0.set_linger(Some(Duration::ZERO)).unwrap();
     }
 
+    fn segments(&self) -> Option<u32> {
+        self.addr()?;
+        // SAFETY: all fields are integers, for which zero is a value.
+        let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+        let mut len = size_of_val(&info) as libc::socklen_t;
+        let fd = std::os::fd::AsRawFd::as_raw_fd(&self.0);
+        let (level, name) = (libc::IPPROTO_TCP, libc::TCP_INFO);
+        // SAFETY: the kernel writes at most `len` bytes to `info`, and what it wrote to `len`.
+        let result =
+            unsafe { libc::getsockopt(fd, level, name, (&raw mut info).cast(), &raw mut len) };
+        assert_eq!(result, 0);
+        Some(info.tcpi_segs_in)
+    }
+
     fn addr(&self) -> Option<SocketAddr> {
         self.0.local_addr().unwrap().as_socket()
     }

@@ -84,6 +84,11 @@ pub(super) trait Peer {
     /// Sends RST. Only called where `Lab::HAS_RESET`.
     fn reset(self);
 
+    /// TCP segments that have arrived, where there are any.
+    fn segments(&self) -> Option<u32> {
+        None
+    }
+
     /// What `Driver::peer_addr` must answer.
     fn addr(&self) -> Option<SocketAddr>;
 }
@@ -205,6 +210,19 @@ impl Worker {
         assert!(sent <= wanted);
         self.open_connection(id, "send").writable_due |= sent < wanted;
         sent
+    }
+
+    /// Sends the last bytes. True if the driver took them all, and the FIN has to follow at once;
+    /// otherwise the rest leaves like that of any send.
+    pub(super) fn send_last(&mut self, id: ConnectionId, bytes: &[u8]) -> bool {
+        let connection = self.open_connection(id, "send_last");
+        connection.backlog.extend(bytes);
+        let bytes: Vec<u8> = connection.backlog.iter().copied().collect();
+        let sent = self.driver.send_last(id, &[IoSlice::new(&bytes)]).expect("a live connection");
+        let connection = self.open_connection(id, "send_last");
+        connection.backlog.drain(..sent);
+        connection.writable_due |= sent < bytes.len();
+        sent == bytes.len()
     }
 
     fn flush(&mut self, id: ConnectionId) {

@@ -56,7 +56,7 @@ impl Bench {
 #[test]
 fn every_misuse_is_found() {
     type Misuse = fn(&mut Bench, ConnectionId);
-    let cases: [(&str, Misuse); 11] = [
+    let cases: [(&str, Misuse); 12] = [
         ("close on 0:0.1, which was closed", |bench, id| {
             bench.driver.close(id);
             bench.driver.close(id);
@@ -86,6 +86,10 @@ fn every_misuse_is_found() {
         ("send on 0:0.1 after finish_sending", |bench, id| {
             bench.driver.finish_sending(id);
             let _ = bench.send(id, b"x");
+        }),
+        ("send_last on 0:0.1, and no FIN behind it", |bench, id| {
+            bench.driver.send_last(id, &[IoSlice::new(b"x")]).unwrap();
+            let _ = bench.driver.wait(None);
         }),
         ("adopt 0:0.2, but 0:0.1 has not been released", |bench, _| {
             let (socket, _peer) = bench.network.connected_pair();

@@ -350,6 +350,10 @@ impl Driver for Simulated {
         self.network.0.borrow_mut().send(id, slices)
     }
 
+    fn send_last(&mut self, id: ConnectionId, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.network.0.borrow_mut().send_last(id, slices)
+    }
+
     fn pause_reading(&mut self, id: ConnectionId) {
         self.network.0.borrow_mut().pause_reading(id);
     }

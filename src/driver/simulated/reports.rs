@@ -71,6 +71,8 @@ pub(super) struct Tenant {
     /// A reset is reported in spite of a pause.
     pub(super) resets_through_pause: bool,
     pub(super) sending_finished: bool,
+    /// `send_last` took everything, and nothing has followed yet.
+    pub(super) last_sent: bool,
     pub(super) want_writable: bool,
     pub(super) writable_scheduled: bool,
     pub(super) writable_ready: bool,
@@ -326,6 +328,7 @@ impl Kernel {
         self.note(format_args!("wait {timeout_ms:?}"));
         self.turn_over = false;
         self.check_for_spinning();
+        self.check_last_sent();
         self.close_dropped();
         let happened = self.advance_to(self.now_ms);
         let deadline = timeout_ms.map(|timeout| self.now_ms.saturating_add(timeout));

@@ -78,6 +78,7 @@ impl Kernel {
                 sending_finished: false,
                 want_writable: false,
                 writable_scheduled: false,
+                last_sent: false,
                 writable_ready: false,
             },
         );
@@ -89,6 +90,7 @@ impl Kernel {
         if tenant.sending_finished {
             self.violated(format_args!("send on {id:?} after finish_sending"));
         }
+        tenant.last_sent = false;
         let (link, waiting) = (tenant.link, tenant.want_writable);
         if tenant.dead {
             return Err(io::Error::from_raw_os_error(libc::EPIPE));
@@ -125,6 +127,25 @@ impl Kernel {
         }
         self.start_draining(link);
         Ok(len)
+    }
+
+    /// Bytes that stay behind without a FIN would be found by nobody, so the promise is checked.
+    pub(super) fn send_last(
+        &mut self,
+        id: ConnectionId,
+        slices: &[IoSlice<'_>],
+    ) -> io::Result<usize> {
+        let sent = self.send(id, slices)?;
+        let total = slices.iter().map(|slice| slice.len()).sum::<usize>();
+        self.tenant(id).last_sent = sent == total;
+        Ok(sent)
+    }
+
+    /// The worker waits for what happens next.
+    pub(super) fn check_last_sent(&self) {
+        if let Some(left) = self.tenants.values().find(|tenant| tenant.last_sent) {
+            self.violated(format_args!("send_last on {:?}, and no FIN behind it", left.id));
+        }
     }
 
     pub(super) fn pause_reading(&mut self, id: ConnectionId) {
@@ -170,6 +191,7 @@ impl Kernel {
     pub(super) fn finish_sending(&mut self, id: ConnectionId) {
         let tenant = self.live(id, "finish_sending");
         let link = tenant.link;
+        tenant.last_sent = false;
         if std::mem::replace(&mut tenant.sending_finished, true) || tenant.dead {
             return;
         }
@@ -181,6 +203,7 @@ impl Kernel {
     pub(super) fn close(&mut self, id: ConnectionId) {
         let tenant = self.live_or_connecting(id, "close");
         tenant.closed = true;
+        tenant.last_sent = false;
         let link = tenant.link;
         if std::mem::take(&mut tenant.connecting) && !self.reached.contains(&link) {
             // Nobody on the other side ever heard of it.

@@ -32,7 +32,7 @@ use std::fs::File;
 use std::io::{self, IoSlice};
 use std::marker::PhantomData;
 use std::net::{Shutdown, SocketAddr};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -223,6 +223,9 @@ enum AcceptState {
     Armed,
     Cancelling,
 }
+
+/// One of the calls that send.
+type SendCall = fn(BorrowedFd<'_>, &[IoSlice<'_>]) -> io::Result<usize>;
 
 impl Uring {
     /// Sets up a ring, finds out what the kernel can do, and makes the receive memory. Must be
@@ -452,7 +455,13 @@ impl Driver for Uring {
 
     fn send(&mut self, id: ConnectionId, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         let socket = self.socket_to_send(id).ok_or(io::ErrorKind::NotConnected)?;
-        let sent = send_now(socket, slices);
+        let sent = send_now(socket, slices, calls::send);
+        self.note_sent(id, sent)
+    }
+
+    fn send_last(&mut self, id: ConnectionId, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let socket = self.socket_to_send(id).ok_or(io::ErrorKind::NotConnected)?;
+        let sent = send_now(socket, slices, calls::send_more);
         self.note_sent(id, sent)
     }
 
@@ -624,7 +633,8 @@ enum Sent {
     Part(usize),
 }
 
-fn send_now(socket: &Socket, slices: &[IoSlice<'_>]) -> io::Result<Sent> {
+#[inline]
+fn send_now(socket: &Socket, slices: &[IoSlice<'_>], call: SendCall) -> io::Result<Sent> {
     // sendmsg(2): more slices than IOV_MAX are an error.
     const MOST_SLICES: usize = libc::UIO_MAXIOV as usize;
     let mut total = 0;
@@ -634,7 +644,7 @@ fn send_now(socket: &Socket, slices: &[IoSlice<'_>]) -> io::Result<Sent> {
         if wanted == 0 {
             continue;
         }
-        let sent = match calls::send(socket.as_fd(), slices) {
+        let sent = match call(socket.as_fd(), slices) {
             Ok(sent) => sent,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
             // The bytes before the error are gone as well.
