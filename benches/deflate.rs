@@ -1,5 +1,6 @@
 //! Compressed messages behind an endpoint (RFC 7692): JSON-like text of three sizes, sent with a
-//! shared and a dedicated compressor at several levels, and received.
+//! shared and a dedicated compressor at several levels, received, and sent by connections that take
+//! turns, for each window: those of 9 and 10 bits load their text into the worker's compressor.
 
 use std::hint::black_box;
 
@@ -71,5 +72,34 @@ fn deflate(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, deflate);
+fn turns(criterion: &mut Criterion) {
+    const CONNECTIONS: usize = 32;
+    let mut group = criterion.benchmark_group("deflate/turns");
+    let mut pool = BufferPool::new(1 << 20);
+    for len in [64, 1024] {
+        // Long enough for no window to hold a whole message that comes again.
+        let text = json(1 << 20);
+        let mut out = Vec::new();
+        for bits in [9, 10, 11, 15] {
+            let agreed = DeflateParameters { server_max_window_bits: bits, ..agreed(true) };
+            let endpoint =
+                || Endpoint::server(Limits::new()).with_deflate(Deflate::dedicated(bits), agreed);
+            let mut endpoints: Vec<Endpoint> = (0..CONNECTIONS).map(|_| endpoint()).collect();
+            let (mut next, mut at) = (0, 0);
+            group.bench_function(format!("{bits}/{len}"), |bencher| {
+                bencher.iter(|| {
+                    out.clear();
+                    let message = Message::Text(black_box(&text[at..at + len]));
+                    endpoints[next].send_compressed(message, &mut pool, &mut out).expect("open");
+                    next = (next + 1) % CONNECTIONS;
+                    at = (at + len) % (text.len() - len);
+                    out.len()
+                });
+            });
+        }
+    }
+    group.finish();
+}
+
+criterion_group!(benches, deflate, turns);
 criterion_main!(benches);

@@ -90,14 +90,14 @@ impl PreparedMessage {
         endpoint: &Endpoint,
         pool: &mut BufferPool,
     ) -> Option<Arc<[u8]>> {
-        let len = self.frame.len() - usize::from(self.header_len);
+        let len = self.payload().len();
         let compression = endpoint.shared_compression(len).filter(|_| self.compress)?;
         self.compressed(compression, pool)
     }
 
     /// The message as it was given.
     pub fn message(&self) -> Message<'_> {
-        let payload = &self.frame[usize::from(self.header_len)..];
+        let payload = self.payload();
         // It was text when it was prepared, and nobody has changed it since.
         match std::str::from_utf8(payload) {
             Ok(payload) if self.text => Message::Text(payload),
@@ -108,6 +108,10 @@ impl PreparedMessage {
     /// Header and payload.
     pub(crate) fn frame(&self) -> &Arc<[u8]> {
         &self.frame
+    }
+
+    pub(crate) fn payload(&self) -> &[u8] {
+        &self.frame[usize::from(self.header_len)..]
     }
 }
 
@@ -181,11 +185,10 @@ impl<'m> Publication<'m> {
         self.key
     }
 
-    /// Length of the payload, in bytes.
-    fn len(&self) -> usize {
+    fn payload(&self) -> &'m [u8] {
         match self.content {
-            Content::Message(message) => message.len(),
-            Content::Prepared(prepared) => prepared.frame.len() - usize::from(prepared.header_len),
+            Content::Message(message) => message.payload(),
+            Content::Prepared(prepared) => prepared.payload(),
         }
     }
 
@@ -241,10 +244,15 @@ impl Frame<'_> {
         self.prepared.as_ref().map_or(self.scratch, |prepared| &prepared.frame)
     }
 
+    /// The payload, uncompressed.
+    pub(crate) fn payload(&self) -> &[u8] {
+        self.publication.payload()
+    }
+
     /// The form for this connection. Compresses if nobody has asked for such a one.
     #[inline]
     pub(crate) fn form_for(&mut self, endpoint: &Endpoint, pool: &mut BufferPool) -> Form {
-        match endpoint.shared_compression(self.publication.len()) {
+        match endpoint.shared_compression(self.payload().len()) {
             None => Form::Plain,
             Some(compression) => self.compressed_form(compression, pool),
         }

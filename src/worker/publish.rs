@@ -243,7 +243,7 @@ impl Core {
                 outgoing.append().extend_from_slice(bytes);
             }
             if form != Form::Plain {
-                live.endpoint.note_shared_message();
+                live.endpoint.note_shared_message(frame.payload());
             }
             published.queued += 1;
             if !connection.dirty {
@@ -353,7 +353,7 @@ impl Core {
         if form != Form::Plain
             && let Phase::Live(live) = &mut connection.phase
         {
-            live.endpoint.note_shared_message();
+            live.endpoint.note_shared_message(frame.payload());
         }
         if connection.blocked {
             self.note_buffered(id);
@@ -402,7 +402,7 @@ impl Core {
                 outgoing.append_shared(Arc::clone(shared));
             }
             if compressed.is_some() {
-                live.endpoint.note_shared_message();
+                live.endpoint.note_shared_message(message.payload());
             }
             self.mark_dirty(id);
         }

@@ -2,8 +2,9 @@
 //!
 //! Comes in: payloads of compressed messages, and messages to be compressed. Goes out: the
 //! inflated message, in a buffer of the pool, and frames with RSV1 set. This never inflates a byte
-//! more than a message may have, and holds no codec while no message is in progress, unless the
-//! peers agreed on context takeover.
+//! more than a message may have. While no message is in progress it holds no codec, but the text of
+//! the windows that the peers agreed on; codecs only if those are long, and nothing at all without
+//! context takeover.
 //!
 //! ```text
 //!  frames   | Text, RSV1, FIN=0 | Ping | Continuation, FIN=1 |
@@ -16,13 +17,17 @@ use crate::protocol::deflate::{Deflate, DeflateParameters, MAX_WINDOW_BITS, WIND
 use crate::protocol::error::{NotOpen, ProtocolError};
 use crate::protocol::frame::{Opcode, encode_header};
 use crate::protocol::message::{
-    Assembled, Assembly, BufferPool, Deflater, Held, Inflated, Inflater, Message, ReceivedBytes,
-    ReceivedText,
+    Assembled, Assembly, BufferPool, Deflater, HISTORY_BITS, Held, Inflated, Inflater, Message,
+    ReceivedBytes, ReceivedText,
 };
 use crate::simd::{InvalidUtf8, unmask};
 
 /// The most that is inflated before the length of the message is looked at, in bytes.
 pub(super) const STEP: usize = 16 * 1024;
+
+/// The end of a window that a compressor of the family of zlib keeps away from, in bytes: its
+/// longest match and what it looks at before it decides on one.
+const OUT_OF_REACH: usize = 262;
 
 /// What was agreed on, and the codecs that belong to this connection. 16 bytes.
 pub(super) struct Extension {
@@ -33,8 +38,8 @@ pub(super) struct Extension {
     pub(super) inflating: bool,
     /// What of it was given to the inflater.
     pub(super) given: Given,
-    /// The codecs of this connection: as long as a compressed message is in progress, and with
-    /// context takeover from the first message on.
+    /// The codecs of this connection and its histories: as long as a compressed message is in
+    /// progress, and with context takeover from the first message on.
     held: Option<Box<Held>>,
 }
 
@@ -102,6 +107,29 @@ impl Agreed {
     const fn level(self) -> u8 {
         (self.0 >> 12) as u8
     }
+
+    /// True if a decompressor stays with the connection, because its window is too long to load.
+    const fn keeps_inflater(self) -> bool {
+        self.is(Self::PEER_TAKEOVER) && self.peer_window() > HISTORY_BITS
+    }
+
+    /// Bytes that the next message of the peer may refer to, if its decompressor is the worker's.
+    /// Who agreed on 8 bits may have a compressor that takes 9 for them.
+    const fn received_max(self) -> usize {
+        if !self.is(Self::PEER_TAKEOVER) || self.peer_window() > HISTORY_BITS {
+            return 0;
+        }
+        let (bits, least) = (self.peer_window(), *WINDOW_BITS.start());
+        1 << if bits < least { least } else { bits }
+    }
+
+    /// Bytes that our next message may refer to, if its compressor is the worker's.
+    const fn sent_max(self) -> usize {
+        if !self.is(Self::OWN_TAKEOVER) || self.own_window() > HISTORY_BITS {
+            return 0;
+        }
+        (1 << self.own_window()) - OUT_OF_REACH
+    }
 }
 
 impl Extension {
@@ -133,31 +161,42 @@ impl Extension {
         self.held = None;
     }
 
+    fn held(&mut self, pool: &mut BufferPool) -> &mut Held {
+        let (received, sent) = (self.agreed.received_max(), self.agreed.sent_max());
+        self.held.get_or_insert_with(|| pool.codecs().take(received, sent))
+    }
+
     /// The inflater of the message in progress, for something of it.
     pub(super) fn inflater(&mut self, pool: &mut BufferPool) -> &mut Inflater {
         self.given = Given::Something;
-        let held = self.held.get_or_insert_with(|| pool.codecs().take());
-        held.inflater.get_or_insert_with(|| pool.codecs().take_inflater())
+        let Held { inflater, received, .. } = self.held(pool);
+        inflater.get_or_insert_with(|| pool.codecs().take_inflater(std::mem::take(received)))
     }
 
     /// The compressed message in progress is complete.
     pub(super) fn finish(&mut self, pool: &mut BufferPool) -> Result<(), ProtocolError> {
         self.inflating = false;
-        let takeover = self.agreed.is(Agreed::PEER_TAKEOVER);
+        let given = std::mem::replace(&mut self.given, Given::Nothing);
+        let keeps = self.agreed.keeps_inflater();
         let Some(held) = &mut self.held else { return Ok(()) };
         // Some compressors give nothing at all for an empty message.
-        if std::mem::replace(&mut self.given, Given::Nothing) != Given::Nothing
+        if given != Given::Nothing
             && let Some(inflater) = &mut held.inflater
         {
-            inflater.finish(takeover)?;
+            inflater.finish(keeps)?;
         }
-        if !takeover {
-            match held.deflater {
-                None => self.release(pool),
-                Some(_) => pool.codecs().give_inflater(held.inflater.take()),
-            }
+        if !keeps && let Some(inflater) = held.inflater.take() {
+            held.received = pool.codecs().give_inflater(inflater);
         }
+        self.release_if_idle(pool);
         Ok(())
+    }
+
+    /// Gives the place of the codecs back if there is nothing in it.
+    fn release_if_idle(&mut self, pool: &mut BufferPool) {
+        if self.held.as_ref().is_some_and(|held| held.is_idle()) {
+            self.release(pool);
+        }
     }
 }
 
@@ -236,22 +275,25 @@ impl Endpoint {
         self.extension.agreed.is(Agreed::OWN_TAKEOVER)
     }
 
-    /// The peer gets a message that was compressed by itself elsewhere. It can read that, whatever
-    /// is in its window; but then that message is in its window, too, and not in the one of our
-    /// compressor, which would count distances wrongly. So our next message begins with an empty
-    /// window.
-    pub(crate) fn note_shared_message(&mut self) {
-        if let Some(held) = &mut self.extension.held
-            && let Some(deflater) = &mut held.deflater
-        {
+    /// The peer gets a message with this payload that was compressed by itself elsewhere. It can
+    /// read that, whatever is in its window; but then that message is in its window, too. So it is
+    /// appended to our history, if there is any. It is not in the window of a compressor of our
+    /// own, which would count distances wrongly: our next message begins with an empty one.
+    pub(crate) fn note_shared_message(&mut self, payload: &[u8]) {
+        let Some(held) = &mut self.extension.held else { return };
+        if let Some(deflater) = &mut held.deflater {
             deflater.forget();
+        }
+        if !held.sent.is_empty() {
+            held.sent.append(payload);
         }
     }
 
-    /// Frees the dedicated compressor if nothing was compressed since the last call of this. The
-    /// next message makes a new one and begins with an empty window, which the peer need not know
-    /// (RFC 7692 7.2.3): it only gets longer than it might have been. For whoever has a clock: the
-    /// workers call it whenever they send a keep-alive ping.
+    /// Frees the compressor of this connection if nothing was compressed since the last call of
+    /// this. The next message makes a new one and begins with an empty window, which the peer need
+    /// not know (RFC 7692 7.2.3): it only gets longer than it might have been. With a window of up
+    /// to 10 bits there is none, and nothing to free. For whoever has a clock: the workers call it
+    /// whenever they send a keep-alive ping.
     pub fn release_idle_compressor(&mut self, pool: &mut BufferPool) {
         let Some(held) = &mut self.extension.held else { return };
         let Some(deflater) = &mut held.deflater else { return };
@@ -259,11 +301,7 @@ impl Endpoint {
             return;
         }
         held.deflater = None;
-        if held.inflater.is_none()
-            && let Some(held) = self.extension.held.take()
-        {
-            pool.codecs().give(held);
-        }
+        self.extension.release_if_idle(pool);
     }
 
     /// As [`send`](Self::send), but compressed if permessage-deflate was agreed on, whatever
@@ -296,10 +334,14 @@ impl Endpoint {
             }
             return Ok(());
         }
-        let held = self.extension.held.get_or_insert_with(|| pool.codecs().take());
-        let deflater = held.deflater.get_or_insert_with(|| Deflater::new(window, level));
+        let Held { deflater, sent, .. } = self.extension.held(pool);
         // Once compressed it is in the window, so that the peer has to get it in this form.
-        let compressed = pool.codecs().deflate_with(deflater, payload);
+        let compressed = if window <= HISTORY_BITS {
+            pool.codecs().deflate_after(window, level, sent, payload)
+        } else {
+            let own = deflater.get_or_insert_with(|| Deflater::for_one(window, level).into());
+            pool.codecs().deflate_with(own, payload)
+        };
         self.write_frame(true, true, message.opcode(), compressed, out);
         Ok(())
     }
@@ -355,5 +397,7 @@ impl Endpoint {
     }
 }
 
+#[cfg(all(test, feature = "deflate"))]
+mod takeover_tests;
 #[cfg(all(test, feature = "deflate"))]
 mod tests;

@@ -7,6 +7,7 @@
 use zlib_rs::{DeflateConfig, DeflateFlush, InflateFlush, Status};
 
 use super::deflate::InflateError;
+use super::history::{History, Stamp};
 
 /// What RFC 7692 7.2.1 removes from the end of every message: an empty block without compression,
 /// but for the bits of its header.
@@ -15,13 +16,19 @@ const TAIL: [u8; 4] = [0x00, 0x00, 0xff, 0xff];
 /// The same with an empty last block behind it, which decodes only at the start of a block.
 const LAST_BLOCK: [u8; 5] = [0x01, 0x00, 0x00, 0xff, 0xff];
 
-/// Symbols that the compressor collects per block: 2^(`MEM_LEVEL` + 6). More costs 7 bytes each
-/// and gains little on messages of a few kilobytes.
+/// Symbols that a compressor of the worker collects per block: 2^(`MEM_LEVEL` + 6). More costs 7
+/// bytes each and gains little on messages of a few kilobytes.
 const MEM_LEVEL: i32 = 6;
+
+/// The same of a compressor that belongs to a connection: 21 KiB less, for 1 % more bytes of
+/// messages of 16 KiB, and none more of those of 1 KiB.
+const OWN_MEM_LEVEL: i32 = 4;
 
 /// A compressor with its window.
 pub(in crate::protocol) struct Deflater {
     stream: zlib_rs::Deflate,
+    /// Whose text is in the window, if it is somebody's.
+    stamp: Option<Stamp>,
     /// A reset is due before the next message.
     stale: bool,
     /// See [`Self::take_used`].
@@ -29,21 +36,60 @@ pub(in crate::protocol) struct Deflater {
 }
 
 impl Deflater {
-    /// Window of 9 to 15 bits, level 1 to 9.
+    /// One for many connections. Window of 9 to 15 bits, level 1 to 9.
     pub(in crate::protocol) fn new(window_bits: u8, level: u8) -> Self {
+        Self::with(window_bits, level, MEM_LEVEL)
+    }
+
+    /// One for a single connection.
+    pub(in crate::protocol) fn for_one(window_bits: u8, level: u8) -> Self {
+        Self::with(window_bits, level, OWN_MEM_LEVEL)
+    }
+
+    fn with(window_bits: u8, level: u8, mem_level: i32) -> Self {
         let config = DeflateConfig {
             // Negative: without the header of zlib.
             window_bits: -i32::from(window_bits),
             level: i32::from(level),
-            mem_level: MEM_LEVEL,
+            mem_level,
             ..DeflateConfig::default()
         };
-        Self { stream: zlib_rs::Deflate::new_with_config(config), stale: false, used: false }
+        let stream = zlib_rs::Deflate::new_with_config(config);
+        Self { stream, stamp: None, stale: false, used: false }
     }
 
     /// Forgets all earlier messages before the next one.
     pub(in crate::protocol) fn forget(&mut self) {
         self.stale = true;
+    }
+
+    /// The stamp of the text that is in the window.
+    pub(in crate::protocol) const fn stamp(&self) -> Option<Stamp> {
+        self.stamp
+    }
+
+    /// Says whose text is in the window, from the last message on.
+    pub(in crate::protocol) const fn set_stamp(&mut self, stamp: Option<Stamp>) {
+        self.stamp = stamp;
+    }
+
+    /// Goes on from `history`, whatever was compressed before.
+    ///
+    /// To forget what was before takes as long as a small message does, because the hash table has
+    /// 128 KiB, and is needed only as long as there is less history than a match can reach: a full
+    /// one lies between the message and everything before.
+    pub(in crate::protocol) fn load(&mut self, history: &History) {
+        if std::mem::take(&mut self.stale) || !history.is_full() {
+            self.stream.reset();
+        }
+        for part in history.parts().into_iter().filter(|part| !part.is_empty()) {
+            if let Err(error) = self.stream.set_dictionary(part) {
+                debug_assert!(false, "{error:?}");
+                // Somebody else's text must not stay within reach.
+                self.stream.reset();
+                break;
+            }
+        }
     }
 
     /// True if a message was compressed since this was asked for last.
@@ -89,6 +135,9 @@ impl Deflater {
 /// A decompressor with its window of 32 KiB, which is enough for any peer.
 pub(in crate::protocol) struct Inflater {
     stream: zlib_rs::Inflate,
+    /// What the next message of the peer goes on from, for which this may be elsewhere by then. It
+    /// is here until then, because it grows with everything that comes out.
+    history: History,
     /// The last block of the stream has come.
     ended: bool,
     /// The byte that may follow the last block has come, too.
@@ -99,11 +148,31 @@ pub(in crate::protocol) struct Inflater {
 
 impl Inflater {
     pub(in crate::protocol) fn new() -> Self {
-        Self { stream: zlib_rs::Inflate::new(false, 15), ended: false, padded: false, error: None }
+        Self {
+            stream: zlib_rs::Inflate::new(false, 15),
+            history: History::default(),
+            ended: false,
+            padded: false,
+            error: None,
+        }
     }
 
-    /// Forgets all earlier messages.
-    pub(in crate::protocol) fn reset(&mut self) {
+    /// Goes on from `history`, whatever was inflated before.
+    pub(in crate::protocol) fn begin(&mut self, history: History) {
+        self.reset();
+        for part in history.parts().into_iter().filter(|part| !part.is_empty()) {
+            let loaded = self.stream.set_dictionary(part);
+            debug_assert!(loaded.is_ok(), "{loaded:?}");
+        }
+        self.history = history;
+    }
+
+    /// Gives the history back, with the message that is complete.
+    pub(in crate::protocol) fn end(&mut self) -> History {
+        std::mem::take(&mut self.history)
+    }
+
+    fn reset(&mut self) {
         self.stream.reset(false);
         (self.ended, self.padded, self.error) = (false, false, None);
     }
@@ -123,6 +192,7 @@ impl Inflater {
                 Ok(Status::Ok | Status::BufError) => {}
                 Err(_) => self.error = Some(InflateError::Corrupt),
             }
+            self.history.append(&output[..written]);
         }
         if self.ended && !input.is_empty() {
             // RFC 7692 7.2.3.4: behind a last block comes the first byte of an empty one, whose
@@ -147,23 +217,23 @@ impl Inflater {
         self.error.map_or(Ok(()), Err)
     }
 
-    /// The message is complete (RFC 7692 7.2.2). With `takeover` the next one goes on with this
-    /// window; without, call [`reset`](Self::reset) before.
+    /// The message is complete (RFC 7692 7.2.2). To `keep` what is in the window, so that the next
+    /// message may go on with it, makes this overlook some messages that end in the middle of the
+    /// header of a block; the next one is corrupt then.
     ///
     /// # Errors
     ///
     /// [`InflateError::Corrupt`] if the message ends in the middle of something.
-    pub(in crate::protocol) fn finish(&mut self, takeover: bool) -> Result<(), InflateError> {
+    pub(in crate::protocol) fn finish(&mut self, keep: bool) -> Result<(), InflateError> {
         if self.ended {
-            if takeover {
-                // A compressor that ended its stream has begun a new one since, so it knows
-                // nothing of earlier messages either.
-                self.reset();
-            }
+            // A compressor that ended its stream has begun a new one since, so it knows nothing of
+            // earlier messages either.
+            self.reset();
+            self.history.clear();
             return Ok(());
         }
         self.expect_nothing(&TAIL)?;
-        if !takeover {
+        if !keep {
             self.expect_nothing(&LAST_BLOCK)?;
             if !self.ended {
                 return Err(InflateError::Corrupt);

@@ -1,18 +1,30 @@
 //! Who has which codec (RFC 7692 7): a connection its own, or the next one of the worker's.
 //!
 //! Comes in: wishes for a codec, and codecs that are done. Goes out: codecs that know nothing of
-//! earlier messages. This never looks at a payload.
+//! earlier messages, or exactly those of the connection that asks. This never looks at a payload.
 
 #[cfg(feature = "deflate")]
 pub(in crate::protocol) use super::codec::{Deflater, Inflater};
 #[cfg(not(feature = "deflate"))]
 pub(in crate::protocol) use super::no_codec::{Deflater, Inflater};
 
+use std::hash::{BuildHasher, Hasher, RandomState};
+
+use super::history::{History, Stamp};
 use crate::protocol::error::ProtocolError;
+
+/// Dedicated codecs with windows up to so many bits are none: the connection keeps the text of the
+/// window, and one of the worker's loads it before each message. See
+/// [`Deflate`](crate::protocol::Deflate) for what that costs. To load 2 KiB into a compressor takes
+/// nearly as long as everything else that is done for a small message.
+pub(in crate::protocol) const HISTORY_BITS: u8 = 10;
 
 /// Decompressors that are kept for the next message, 47 KiB each. More than one is lent out only
 /// while messages are half received.
 const KEPT_INFLATERS: usize = 8;
+
+/// Places that are kept.
+const KEPT_PLACES: usize = 8;
 
 /// Compressors that are kept, up to 288 KiB each: one for each level and window in use, which a
 /// peer may choose.
@@ -40,56 +52,91 @@ impl From<InflateError> for ProtocolError {
     }
 }
 
-/// The codecs that a connection holds.
+/// The codecs that a connection holds, and what it keeps instead of them.
 #[derive(Default)]
 pub(in crate::protocol) struct Held {
-    pub(in crate::protocol) inflater: Option<Inflater>,
-    pub(in crate::protocol) deflater: Option<Deflater>,
+    /// The one of the message in progress, or of this connection.
+    pub(in crate::protocol) inflater: Option<Box<Inflater>>,
+    pub(in crate::protocol) deflater: Option<Box<Deflater>>,
+    /// What the next message of the peer goes on from, while there is no `inflater`.
+    pub(in crate::protocol) received: History,
+    /// What the next message to the peer goes on from, while there is no `deflater`.
+    pub(in crate::protocol) sent: History,
+}
+
+impl Held {
+    /// True if nothing is lost without it.
+    pub(in crate::protocol) fn is_idle(&self) -> bool {
+        self.inflater.is_none()
+            && self.deflater.is_none()
+            && self.received.is_empty()
+            && self.sent.is_empty()
+    }
 }
 
 /// The codecs of a worker, and a buffer for what they compress.
-#[derive(Default)]
 pub(in crate::protocol) struct Codecs {
-    inflaters: Vec<Inflater>,
-    /// For connections to hold their codecs in, empty. Boxed, because they are handed out so.
+    /// Those that are not lent out. Boxed, because they are lent out so.
+    #[allow(clippy::vec_box)]
+    inflaters: Vec<Box<Inflater>>,
+    /// For connections to hold their codecs in, empty. Boxed for the same reason.
     #[allow(clippy::vec_box)]
     places: Vec<Box<Held>>,
     /// Keyed by window and level, the last used one first.
     deflaters: Vec<((u8, u8), Deflater)>,
     scratch: Vec<u8>,
+    /// The last one that was given out.
+    stamp: Stamp,
+}
+
+impl Default for Codecs {
+    fn default() -> Self {
+        // Whoever takes turns between pools must not find the stamp of one in another: 64 random
+        // bits tell them apart.
+        let pool = RandomState::new().build_hasher().finish();
+        Self {
+            inflaters: Vec::new(),
+            places: Vec::new(),
+            deflaters: Vec::new(),
+            scratch: Vec::new(),
+            stamp: Stamp { pool, count: 0 },
+        }
+    }
 }
 
 impl Codecs {
-    /// A place for codecs, with none in it.
-    pub(in crate::protocol) fn take(&mut self) -> Box<Held> {
-        self.places.pop().unwrap_or_default()
+    /// A place for codecs, with none in it, and with histories of at most so many bytes.
+    pub(in crate::protocol) fn take(&mut self, received: usize, sent: usize) -> Box<Held> {
+        let mut place = self.places.pop().unwrap_or_default();
+        (place.received, place.sent) = (History::new(received), History::new(sent));
+        place
     }
 
     /// Takes it back, with what is in it.
     pub(in crate::protocol) fn give(&mut self, mut held: Box<Held>) {
-        self.give_inflater(held.inflater.take());
-        held.deflater = None;
-        if self.places.len() < KEPT_INFLATERS {
+        if let Some(inflater) = held.inflater.take() {
+            self.give_inflater(inflater);
+        }
+        *held = Held::default();
+        if self.places.len() < KEPT_PLACES {
             self.places.push(held);
         }
     }
 
-    /// A decompressor for one message.
-    pub(in crate::protocol) fn take_inflater(&mut self) -> Inflater {
-        match self.inflaters.pop() {
-            Some(mut inflater) => {
-                inflater.reset();
-                inflater
-            }
-            None => Inflater::new(),
-        }
+    /// A decompressor for one message, which goes on from `history`.
+    pub(in crate::protocol) fn take_inflater(&mut self, history: History) -> Box<Inflater> {
+        let mut inflater = self.inflaters.pop().unwrap_or_else(|| Box::new(Inflater::new()));
+        inflater.begin(history);
+        inflater
     }
 
-    /// Takes it back.
-    pub(in crate::protocol) fn give_inflater(&mut self, inflater: Option<Inflater>) {
+    /// Takes it back, and gives what the next message goes on from.
+    pub(in crate::protocol) fn give_inflater(&mut self, mut inflater: Box<Inflater>) -> History {
+        let history = inflater.end();
         if self.inflaters.len() < KEPT_INFLATERS {
-            self.inflaters.extend(inflater);
+            self.inflaters.push(inflater);
         }
+        history
     }
 
     /// Compresses a message by itself.
@@ -99,18 +146,29 @@ impl Codecs {
         level: u8,
         payload: &[u8],
     ) -> &[u8] {
-        let key = (window_bits, level);
-        let place = self.deflaters.iter().position(|(kept, _)| *kept == key);
-        match place {
-            Some(0) => {}
-            Some(place) => self.deflaters.swap(0, place),
-            None => {
-                self.deflaters.truncate(KEPT_DEFLATERS - 1);
-                self.deflaters.insert(0, (key, Deflater::new(window_bits, level)));
-            }
-        }
-        let (_, deflater) = &mut self.deflaters[0];
+        let deflater = shared(&mut self.deflaters, window_bits, level);
+        deflater.set_stamp(None);
         deflater.forget();
+        deflate_into(deflater, payload, &mut self.scratch)
+    }
+
+    /// Compresses a message that goes on from `history`, which it is appended to.
+    pub(in crate::protocol) fn deflate_after(
+        &mut self,
+        window_bits: u8,
+        level: u8,
+        history: &mut History,
+        payload: &[u8],
+    ) -> &[u8] {
+        self.stamp.count += 1;
+        let stamp = self.stamp;
+        let deflater = shared(&mut self.deflaters, window_bits, level);
+        if history.stamp().is_none() || history.stamp() != deflater.stamp() {
+            deflater.load(history);
+        }
+        history.append(payload);
+        history.set_stamp(Some(stamp));
+        deflater.set_stamp(Some(stamp));
         deflate_into(deflater, payload, &mut self.scratch)
     }
 
@@ -122,6 +180,20 @@ impl Codecs {
     ) -> &[u8] {
         deflate_into(deflater, payload, &mut self.scratch)
     }
+}
+
+/// The compressor with this window and level.
+fn shared(deflaters: &mut Vec<((u8, u8), Deflater)>, window_bits: u8, level: u8) -> &mut Deflater {
+    let key = (window_bits, level);
+    match deflaters.iter().position(|(kept, _)| *kept == key) {
+        Some(0) => {}
+        Some(place) => deflaters.swap(0, place),
+        None => {
+            deflaters.truncate(KEPT_DEFLATERS - 1);
+            deflaters.insert(0, (key, Deflater::new(window_bits, level)));
+        }
+    }
+    &mut deflaters[0].1
 }
 
 fn deflate_into<'s>(deflater: &mut Deflater, payload: &[u8], scratch: &'s mut Vec<u8>) -> &'s [u8] {

@@ -10,6 +10,7 @@ mod assembly;
 #[cfg(feature = "deflate")]
 mod codec;
 mod deflate;
+mod history;
 #[cfg(not(feature = "deflate"))]
 mod no_codec;
 mod pool;
@@ -20,7 +21,7 @@ pub use pool::BufferPool;
 pub use received::{CompleteText, ReceivedBytes, ReceivedText};
 
 pub(super) use assembly::{Assembled, Assembly, Inflated};
-pub(super) use deflate::{Deflater, Held, Inflater};
+pub(super) use deflate::{Deflater, HISTORY_BITS, Held, Inflater};
 
 /// A whole message, borrowed. Two words and a tag, `Copy`.
 ///

@@ -4,6 +4,7 @@
 //! nothing to agree on, so that the code that uses a codec is checked by the compiler and not run.
 
 use super::deflate::InflateError;
+use super::history::{History, Stamp};
 
 const NEVER: &str = "compression is never agreed on without the feature `deflate`";
 
@@ -14,7 +15,21 @@ impl Deflater {
         unreachable!("{NEVER}")
     }
 
+    pub(in crate::protocol) fn for_one(window_bits: u8, level: u8) -> Self {
+        Self::new(window_bits, level)
+    }
+
     pub(in crate::protocol) fn forget(&mut self) {}
+
+    pub(in crate::protocol) fn stamp(&self) -> Option<Stamp> {
+        None
+    }
+
+    pub(in crate::protocol) fn set_stamp(&mut self, _stamp: Option<Stamp>) {}
+
+    pub(in crate::protocol) fn load(&mut self, history: &History) {
+        debug_assert!(history.is_full() && history.parts().concat().is_empty());
+    }
 
     pub(in crate::protocol) fn take_used(&mut self) -> bool {
         false
@@ -29,14 +44,23 @@ impl Deflater {
     }
 }
 
-pub(in crate::protocol) struct Inflater;
+pub(in crate::protocol) struct Inflater {
+    history: History,
+}
 
 impl Inflater {
     pub(in crate::protocol) fn new() -> Self {
         unreachable!("{NEVER}")
     }
 
-    pub(in crate::protocol) fn reset(&mut self) {}
+    pub(in crate::protocol) fn begin(&mut self, history: History) {
+        self.history = history;
+    }
+
+    pub(in crate::protocol) fn end(&mut self) -> History {
+        self.history.clear();
+        std::mem::take(&mut self.history)
+    }
 
     pub(in crate::protocol) fn inflate(&mut self, _input: &mut &[u8], _output: &mut [u8]) -> usize {
         0
@@ -46,7 +70,7 @@ impl Inflater {
         Err(InflateError::Corrupt)
     }
 
-    pub(in crate::protocol) fn finish(&mut self, _takeover: bool) -> Result<(), InflateError> {
+    pub(in crate::protocol) fn finish(&mut self, _keep: bool) -> Result<(), InflateError> {
         Err(InflateError::Corrupt)
     }
 }

@@ -8,11 +8,11 @@ use crate::protocol::close::CloseCode;
 use crate::protocol::endpoint::tests::{Seen, feed, frame};
 use crate::protocol::{Limits, State};
 
-const TEXT_DEFLATED: u8 = 0xC1;
-const BINARY_DEFLATED: u8 = 0xC2;
-const TAIL: &[u8] = &[0, 0, 0xff, 0xff];
+pub(super) const TEXT_DEFLATED: u8 = 0xC1;
+pub(super) const BINARY_DEFLATED: u8 = 0xC2;
+pub(super) const TAIL: &[u8] = &[0, 0, 0xff, 0xff];
 
-const TAKEOVER: DeflateParameters = DeflateParameters {
+pub(super) const TAKEOVER: DeflateParameters = DeflateParameters {
     server_no_context_takeover: false,
     client_no_context_takeover: false,
     server_max_window_bits: 15,
@@ -25,7 +25,7 @@ const ALONE: DeflateParameters = DeflateParameters {
     ..TAKEOVER
 };
 
-fn server(limits: Limits, settings: Deflate, agreed: DeflateParameters) -> Endpoint {
+pub(super) fn server(limits: Limits, settings: Deflate, agreed: DeflateParameters) -> Endpoint {
     Endpoint::server(limits).with_deflate(settings, agreed)
 }
 
@@ -38,14 +38,14 @@ fn takeover() -> Endpoint {
 }
 
 /// Another implementation's compressor, with context.
-struct Other(Compress);
+pub(super) struct Other(pub(super) Compress);
 
 impl Other {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self(Compress::new(Compression::new(6), false))
     }
 
-    fn deflate(&mut self, payload: &[u8]) -> Vec<u8> {
+    pub(super) fn deflate(&mut self, payload: &[u8]) -> Vec<u8> {
         let mut out = Vec::with_capacity(payload.len() * 2 + 100);
         self.0.compress_vec(payload, &mut out, FlushCompress::Sync).expect("compresses");
         assert!(out.ends_with(TAIL), "{out:x?}");
@@ -55,7 +55,7 @@ impl Other {
 }
 
 /// Another implementation's decompressor.
-fn inflate(decoder: &mut Decompress, payload: &[u8], len: usize) -> Vec<u8> {
+pub(super) fn inflate(decoder: &mut Decompress, payload: &[u8], len: usize) -> Vec<u8> {
     let mut out = Vec::with_capacity(len + 16);
     let payload = [payload, TAIL].concat();
     let status = decoder.decompress_vec(&payload, &mut out, FlushDecompress::Sync);
@@ -78,7 +78,7 @@ fn seen(make: impl Fn() -> Endpoint, input: &[u8]) -> Vec<Seen> {
     whole
 }
 
-fn json(len: usize) -> String {
+pub(super) fn json(len: usize) -> String {
     let mut text = String::new();
     let mut number = 17_u64;
     while text.len() < len {
