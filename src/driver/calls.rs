@@ -121,6 +121,21 @@ pub(super) fn epoll_wait(
     result(waited).unwrap_or(Ok(0))
 }
 
+/// epoll_ctl(2): adds or modifies the registration of `fd` for `events`, which come with `data`.
+pub(super) fn epoll_ctl(
+    epoll: BorrowedFd<'_>,
+    operation: libc::c_int,
+    fd: BorrowedFd<'_>,
+    events: u32,
+    data: u64,
+) -> io::Result<()> {
+    let mut event = libc::epoll_event { events, u64: data };
+    // SAFETY: both descriptors are open for the call, and the kernel only reads `event`.
+    let done =
+        unsafe { libc::epoll_ctl(epoll.as_raw_fd(), operation, fd.as_raw_fd(), &raw mut event) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// A system call: what it returned, or the error negated.
 ///
 /// # Safety
@@ -187,7 +202,7 @@ fn result(returned: isize) -> Option<io::Result<usize>> {
 #[cfg(test)]
 mod tests {
     use std::io::Write;
-    use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+    use std::os::fd::AsFd;
     use std::os::unix::net::UnixStream;
 
     use super::*;
@@ -225,8 +240,9 @@ mod tests {
             libc::signal(libc::SIGUSR2, nothing as extern "C" fn(libc::c_int) as libc::sighandler_t)
         };
         assert_ne!(before, libc::SIG_ERR);
-        // SAFETY: makes a descriptor, which is owned by nobody else.
-        let epoll = unsafe { OwnedFd::from_raw_fd(libc::epoll_create1(libc::EPOLL_CLOEXEC)) };
+        let poll = mio::Poll::new().unwrap();
+        // SAFETY: `poll` keeps the descriptor open until the end of the test.
+        let epoll = unsafe { BorrowedFd::borrow_raw(poll.as_raw_fd()) };
         // SAFETY: always possible.
         let waiter = unsafe { libc::pthread_self() };
         let over = std::sync::atomic::AtomicBool::new(false);
@@ -239,7 +255,7 @@ mod tests {
                     std::thread::sleep(std::time::Duration::from_millis(1));
                 }
             });
-            let waited = epoll_wait(epoll.as_fd(), &mut [MaybeUninit::uninit(); 4], -1);
+            let waited = epoll_wait(epoll, &mut [MaybeUninit::uninit(); 4], -1);
             over.store(true, std::sync::atomic::Ordering::Release);
             waited
         });

@@ -10,7 +10,7 @@ use socket2::Socket;
 use super::super::token::{KernelToken, Operation};
 use super::super::{AcceptedSocket, Event};
 use super::retry;
-use super::set::{Interest, Set};
+use super::set::{Newcomers, Set};
 
 /// Whoever connects in a loop gets this many connections per listener and turn at most, then it is
 /// the others' turn.
@@ -51,7 +51,7 @@ impl Listeners {
         socket.set_nonblocking(true)?;
         let index = u32::try_from(self.open.len()).map_err(io::Error::other)?;
         let token = KernelToken::new(Operation::Accept, index, self.generation);
-        set.add(socket.as_fd(), token, Interest::Newcomers)?;
+        set.add_listener(socket.as_fd(), token)?;
         self.open.push(Listener { socket, left: 0, share: 1, sated: 0, muted: false });
         Ok(())
     }
@@ -68,7 +68,7 @@ impl Listeners {
         for (index, listener) in self.open.iter_mut().enumerate() {
             if std::mem::take(&mut listener.muted) {
                 let token = KernelToken::new(Operation::Accept, index as u32, self.generation);
-                set.change(listener.socket.as_fd(), token, Interest::Newcomers);
+                set.change_listener(listener.socket.as_fd(), token, Newcomers::Wanted);
             }
         }
     }
@@ -97,7 +97,7 @@ impl Listeners {
         let Some(listener) = self.open.get_mut(token.slot()) else { return };
         if self.paused {
             if !std::mem::replace(&mut listener.muted, true) {
-                set.change(listener.socket.as_fd(), token, Interest::Nothing);
+                set.change_listener(listener.socket.as_fd(), token, Newcomers::Unwanted);
             }
             return;
         }

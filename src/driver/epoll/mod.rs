@@ -1,4 +1,4 @@
-//! The readiness driver: epoll(7).
+//! The readiness driver: epoll(7), through mio.
 //!
 //! In: a set of sockets and what epoll says about them. Out: [`Event`]s; the driver performs the
 //! read itself and lends the bytes. It never allocates per message, never calls `epoll_ctl` for a

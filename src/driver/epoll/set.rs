@@ -1,42 +1,49 @@
-//! The epoll(7) instance: what is registered, and what the kernel says about it.
+//! The epoll(7) instance: what is registered, by mio, and what the kernel says about it.
 //!
-//! In: descriptors and tokens. Out: the kernel's events, one by one, as they are.
+//! In: descriptors and tokens. Out: the kernel's events, one by one, as they are: mio's own wait
+//! would compute a duration and walk over every event once more. Listeners are registered without
+//! mio, which knows edges only.
 
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use mio::unix::SourceFd;
+use mio::{Poll, Token};
 
 use super::super::calls;
 use super::super::token::KernelToken;
 
-/// What a registration is told about. Edge triggered, unless it says otherwise.
+/// What the registration of a connection or a waker is told about. Always edge triggered.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Interest {
     Readable,
     Both,
-    /// Newcomers of a listener, in every wait as long as one is there.
-    Newcomers,
-    /// Only what cannot be left out: errors, once.
-    Nothing,
 }
 
-impl Interest {
-    fn bits(self) -> u32 {
-        let readable = libc::EPOLLET | libc::EPOLLIN | libc::EPOLLRDHUP;
-        let bits = match self {
-            Interest::Readable => readable,
-            Interest::Both => readable | libc::EPOLLOUT,
-            Interest::Newcomers => libc::EPOLLIN,
-            Interest::Nothing => libc::EPOLLET,
+/// What the registration of a listener is told about.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Newcomers {
+    /// That somebody waits, in every wait as long as that is so: level triggered.
+    Wanted,
+    /// Nothing but what cannot be left out: errors, once.
+    Unwanted,
+}
+
+impl Newcomers {
+    fn events(self) -> u32 {
+        let events = match self {
+            Self::Wanted => libc::EPOLLIN,
+            Self::Unwanted => libc::EPOLLET,
         };
-        bits as u32
+        events as u32
     }
 }
 
 /// An epoll instance and the events of the last wait, which are handed out one by one.
 pub(super) struct Set {
-    epoll: OwnedFd,
+    poll: Poll,
     /// Of the last wait, in order.
     events: Vec<libc::epoll_event>,
     next: usize,
@@ -45,14 +52,8 @@ pub(super) struct Set {
 impl Set {
     /// At most `capacity` events are fetched at a time.
     pub(super) fn new(capacity: usize) -> io::Result<Self> {
-        // SAFETY: takes no pointer.
-        let fd = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: just made, and owned by nobody else.
-        let epoll = unsafe { OwnedFd::from_raw_fd(fd) };
-        Ok(Self { epoll, events: Vec::with_capacity(capacity.max(1)), next: 0 })
+        let events = Vec::with_capacity(capacity.max(1));
+        Ok(Self { poll: Poll::new()?, events, next: 0 })
     }
 
     /// Registers a descriptor. Closing it (all its duplicates, too) ends that.
@@ -62,34 +63,37 @@ impl Set {
         token: KernelToken,
         interest: Interest,
     ) -> io::Result<()> {
-        self.control(libc::EPOLL_CTL_ADD, fd, token.bits(), interest.bits())
+        let interest = match interest {
+            Interest::Readable => mio::Interest::READABLE,
+            Interest::Both => mio::Interest::READABLE | mio::Interest::WRITABLE,
+        };
+        let token = Token(token.bits() as usize);
+        self.poll.registry().register(&mut SourceFd(&fd.as_raw_fd()), token, interest)
     }
 
-    /// Changes what a registration is told about; what is the case already, it is told again.
-    pub(super) fn change(&self, fd: BorrowedFd<'_>, token: KernelToken, interest: Interest) {
-        let changed = self.control(libc::EPOLL_CTL_MOD, fd, token.bits(), interest.bits());
+    /// Registers a listener. Closing it (all its duplicates, too) ends that.
+    pub(super) fn add_listener(&self, fd: BorrowedFd<'_>, token: KernelToken) -> io::Result<()> {
+        let events = Newcomers::Wanted.events();
+        calls::epoll_ctl(descriptor(&self.poll), libc::EPOLL_CTL_ADD, fd, events, token.bits())
+    }
+
+    /// Changes what a listener is told about; what is the case already, it is told again.
+    pub(super) fn change_listener(
+        &self,
+        fd: BorrowedFd<'_>,
+        token: KernelToken,
+        newcomers: Newcomers,
+    ) {
+        let events = newcomers.events();
+        let done =
+            calls::epoll_ctl(descriptor(&self.poll), libc::EPOLL_CTL_MOD, fd, events, token.bits());
         // epoll_ctl(2): nothing here can fail for a descriptor that is registered.
-        debug_assert!(changed.is_ok(), "{changed:?}");
+        debug_assert!(done.is_ok(), "{done:?}");
     }
 
     /// Ends a registration.
     pub(super) fn remove(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
-        self.control(libc::EPOLL_CTL_DEL, fd, 0, 0)
-    }
-
-    fn control(
-        &self,
-        operation: libc::c_int,
-        fd: BorrowedFd<'_>,
-        token: u64,
-        events: u32,
-    ) -> io::Result<()> {
-        let mut event = libc::epoll_event { events, u64: token };
-        // SAFETY: both descriptors are open for the call, and the kernel only reads `event`.
-        let done = unsafe {
-            libc::epoll_ctl(self.epoll.as_raw_fd(), operation, fd.as_raw_fd(), &raw mut event)
-        };
-        if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+        self.poll.registry().deregister(&mut SourceFd(&fd.as_raw_fd()))
     }
 
     /// Waits for events, at most `timeout_ms`; `None` waits for ever. Events that were not handed
@@ -101,7 +105,7 @@ impl Set {
         // epoll_wait(2): -1 is for ever.
         let timeout = timeout_ms.map_or(-1, |ms| ms.min(i32::MAX as u64) as i32);
         let count =
-            calls::epoll_wait(self.epoll.as_fd(), self.events.spare_capacity_mut(), timeout)?;
+            calls::epoll_wait(descriptor(&self.poll), self.events.spare_capacity_mut(), timeout)?;
         // SAFETY: the kernel has written so many events behind the length, which is 0.
         unsafe { self.events.set_len(count) };
         Ok(())
@@ -128,10 +132,15 @@ impl Set {
     }
 }
 
+fn descriptor(poll: &Poll) -> BorrowedFd<'_> {
+    // SAFETY: the descriptor is that of `poll`, which lives as long as what is returned.
+    unsafe { BorrowedFd::borrow_raw(poll.as_raw_fd()) }
+}
+
 impl std::fmt::Debug for Set {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let left = self.events.len() - self.next;
-        f.debug_struct("Set").field("epoll", &self.epoll).field("left", &left).finish()
+        f.debug_struct("Set").field("poll", &self.poll).field("left", &left).finish()
     }
 }
 
