@@ -32,14 +32,14 @@
 ///
 /// | | shared (no context takeover) | dedicated, window of 9 or 10 bits | dedicated, window of `w` = 11 to 15 bits |
 /// | --- | --- | --- | --- |
-/// | compressor | 0 bytes per connection | as much as was said, up to 2^`w` bytes | 139 KiB + 4 x 2^`w` bytes from the first message on |
+/// | compressor | 0 bytes per connection | as much as was said, up to 2^`w` - 262 bytes | 139 KiB + 4 x 2^`w` bytes from the first message on |
 /// | decompressor | 0 bytes | as much as was said, up to 2^`w` bytes | 47 KiB from the first message on |
-/// | the same while a message is half received | 47 KiB | 47 KiB | 47 KiB |
+/// | the same while a compressed message is half received, and what there is of the message | 47 KiB | 47 KiB | 47 KiB |
 /// | how well it compresses | each message by itself | better if messages resemble each other closely | much better if messages resemble each other |
 ///
-/// A shared codec belongs to the worker, which keeps a few of them; each message begins with an
-/// empty window. A dedicated one keeps the last 2^`w` bytes, so that a message may refer to
-/// earlier ones.
+/// A shared codec belongs to the worker, which keeps at most 8 compressors, one for each window and
+/// level in use, of up to 288 KiB, and 8 decompressors; each message begins with an empty window. A
+/// dedicated one keeps the last 2^`w` bytes, so that a message may refer to earlier ones.
 ///
 /// With 9 or 10 bits a connection keeps that text and nothing else, less than 2 KiB in all, and a
 /// codec of the worker loads it for each message. That takes time if connections take turns:
@@ -52,14 +52,26 @@
 /// matches, 128 KiB for its hash table, 32 KiB for the text of the decompressor's window, and the
 /// states and symbols of both. The tables have these sizes in `zlib-rs` whatever the level is, so a
 /// smaller window is what saves memory: 14 bits cost 249 KiB, 12 bits 201 KiB. The window of the
-/// decompressor is what the peer has agreed on; one that does not offer `client_max_window_bits`
-/// has 15 bits, whatever is asked for here.
+/// decompressor is what the peer has agreed on. One that does not offer `client_max_window_bits`
+/// has 15 bits, whatever is asked for here, and costs 47 KiB (RFC 7692 7.1.2.2). So may clients be
+/// that one cannot choose, browsers among them: [`shared_decompressor`](Self::shared_decompressor)
+/// costs nothing with any of them, because a server may demand it unasked (RFC 7692 7.1.1.2).
 ///
 /// A connection that is open and does nothing costs less: a dedicated compressor is freed once
 /// nothing was compressed between two keep-alive pings
-/// ([`ping_interval`](crate::ServerBuilder::ping_interval)), and made anew for the next message;
-/// without pings it stays. The decompressor stays in any case, because the peer may refer to what
+/// ([`ping_interval`](crate::ServerBuilder::ping_interval)), and made anew for the next message. It
+/// stays without pings, and with a peer that sends so often that none is due. Made anew means
+/// allocated, 128 KiB to be zeroed among it: for connections that live for a few messages, shared
+/// codecs are the better choice. The decompressor stays in any case, because the peer may refer to what
 /// it sent before.
+///
+/// # Choosing a window
+///
+/// A compressor finds what lies at most 2^`w` - 262 bytes back: 250, 762, 1,786, 3,834 and so on to
+/// 32,506 bytes for 9, 10, 11, 12 and so on to 15 bits. Take the smallest window that reaches from a
+/// message to the beginning of the similar one before it: 10 bits for messages of up to some 700
+/// bytes, 12 bits for up to 3,800. What is published, and connections that send a few messages
+/// only, gain nothing from a dedicated compressor.
 ///
 /// # What is published
 ///
@@ -123,7 +135,9 @@ impl Deflate {
     }
 
     /// A compressor and a decompressor for each connection, both with a window of 2^`window_bits`
-    /// bytes, 9 to 15 bits. The peer may ask for a smaller window, or for none, and gets it.
+    /// bytes, 9 to 15 bits. A client that asks for a smaller window of the server, 9 bits or more, or
+    /// for no context takeover, gets it; an offer that asks for 8 bits is declined. That a client
+    /// could do without context takeover itself is a hint (RFC 7692 7.1.1.2), which changes nothing.
     #[cfg(feature = "deflate")]
     pub const fn dedicated(window_bits: u8) -> Self {
         // Zero would mean shared ones.
@@ -150,14 +164,16 @@ impl Deflate {
     }
 
     /// How hard the compressor tries, 1 (fastest) to 9 (smallest). Default 1: from there to 2 the
-    /// time triples, and a message of 1 KiB shrinks to 39 % instead of 48 %.
+    /// time triples, and a message of 1 KiB shrinks to 39 % instead of 48 %. Level 6 is smaller still
+    /// and, up to 1 KiB, takes less time than level 2.
     pub const fn level(mut self, level: u8) -> Self {
         self.level = level;
         self
     }
 
-    /// Messages below so many bytes are sent as they are. Default 64: shorter ones hardly shrink.
-    /// An empty message is never compressed.
+    /// Messages below so many bytes are sent as they are. Default 64, which is for dedicated
+    /// compressors; without context, messages of 64 bytes do not shrink, and 128 to 256 save the
+    /// time for trying. An empty message is never compressed.
     pub const fn threshold(mut self, bytes: u32) -> Self {
         self.threshold = bytes;
         self

@@ -10,15 +10,16 @@
 //!  next_event:  front of `ready`, then the next event --> flags of the slot
 //!                  --> Writable | recv(2) --> Received | Ended | Failed
 //!                                  `-- buffer full --> back of `ready`, next turn
-//!               then `released`, then at most 64 accept4(2), then None
+//!               then `released`, then accept4(2), at most 64 per listener, then None
 //! ```
 //!
-//! Every socket is registered once, for both directions and edge triggered. Edges come once, so
+//! Every connection is registered once, for both directions and edge triggered. Edges come once, so
 //! the slot's flags remember what was not acted upon yet: input that arrived while reading was
 //! paused, and a send that came up short. One echo costs three system calls: `epoll_wait`,
 //! `recv`, `send`.
 //!
-//! Listeners are level triggered, so no accept has to find out that nobody is left.
+//! Listeners are level triggered, so no accept has to find out that nobody is left: that would cost
+//! about as much as half a connection.
 //!
 //! # When a socket counts as drained
 //!

@@ -1,8 +1,8 @@
-//! The epoll(7) instance: what is registered, by mio, and what the kernel says about it.
+//! The epoll(7) instance: what is registered, and what the kernel says about it.
 //!
-//! In: descriptors and tokens. Out: the kernel's events, one by one, as they are: mio's own wait
-//! would compute a duration and walk over every event once more. Listeners are registered without
-//! mio, which knows edges only.
+//! In: descriptors and tokens. Out: the kernel's events, one by one, as they are. mio
+//! registers connections and wakers. Its wait would compute a duration and walk over every event
+//! once more, and it knows edges only, so the wait and the registration of listeners are our own.
 
 #![allow(unsafe_code)]
 
