@@ -128,7 +128,7 @@ impl Agreed {
         if !self.is(Self::OWN_TAKEOVER) || self.own_window() > HISTORY_BITS {
             return 0;
         }
-        (1 << self.own_window()) - OUT_OF_REACH
+        (1_usize << self.own_window()).saturating_sub(OUT_OF_REACH)
     }
 }
 

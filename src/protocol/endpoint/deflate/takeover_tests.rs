@@ -312,6 +312,22 @@ fn a_history_is_as_long_as_the_window_and_no_longer() {
     }
 }
 
+/// RFC 7692 allows 8 bits, for which no library has a compressor: what we send stays as it is, and
+/// what we receive is read.
+#[test]
+fn who_may_only_use_256_bytes_still_reads() {
+    let mut pool = BufferPool::new(1 << 20);
+    for is_server in [false, true] {
+        for peer_bits in [9, 12, 15] {
+            let mut pair = Pair::new(is_server, 1, 8, peer_bits);
+            for len in [300, 40_000, 20] {
+                pair.play(What::Receive(4000), &text(2, len), &mut pool);
+                pair.play(What::Send, &text(3, len), &mut pool);
+            }
+        }
+    }
+}
+
 #[test]
 fn what_was_published_can_be_referred_to_afterwards() {
     let settings = Deflate::dedicated(10);
