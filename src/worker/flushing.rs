@@ -98,8 +98,12 @@ impl Core {
         let Some(outgoing) = connection.outgoing.as_mut() else { return self.drained(id) };
         while outgoing.has_shared() || !outgoing.unsent().is_empty() {
             let driver = &mut self.driver;
+            let left = if ends { outgoing.unsent_len() } else { usize::MAX };
             let mut send = |slices: &[IoSlice<'_>]| {
-                if ends { driver.send_last(id, slices) } else { driver.send(id, slices) }
+                // Not with something behind them: a socket that takes nothing of that would keep
+                // what is left of a packet.
+                let len: usize = slices.iter().map(|slice| slice.len()).sum();
+                if len == left { driver.send_last(id, slices) } else { driver.send(id, slices) }
             };
             let (len, sent) = if outgoing.has_shared() {
                 outgoing.gather(send)
