@@ -23,7 +23,7 @@ pub(super) struct Listeners {
     /// Told apart from the listeners of before `stop_listening`.
     generation: u32,
     paused: bool,
-    /// How many turns there were.
+    /// How many turns there were in which every listener with newcomers was heard.
     turn: u32,
     /// Whether a listener has something left of this turn: what most turns ask first.
     due: bool,
@@ -101,7 +101,7 @@ impl Listeners {
             }
             return;
         }
-        if listener.sated == self.turn.wrapping_sub(1) {
+        if self.turn.wrapping_sub(listener.sated) <= 1 {
             listener.share = (2 * listener.share).min(MOST_PER_TURN);
         }
         listener.left = listener.share;

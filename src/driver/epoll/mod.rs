@@ -397,7 +397,10 @@ impl Driver for Epoll {
         }
         self.set.wait(if self.has_leftovers() { Some(0) } else { timeout_ms })?;
         self.ready_this_turn = self.ready.len();
-        self.listeners.begin_turn();
+        if !self.set.is_full() {
+            // Behind a full one some are heard only in the next wait or the one after it.
+            self.listeners.begin_turn();
+        }
         Ok(())
     }
 

@@ -111,6 +111,11 @@ impl Set {
         Ok(())
     }
 
+    /// True if the last wait may have left events in the kernel.
+    pub(super) fn is_full(&self) -> bool {
+        self.events.len() == self.events.capacity()
+    }
+
     /// The next event of the last wait, which stays the next one.
     #[inline]
     pub(super) fn peek(&self) -> Option<(KernelToken, Readiness)> {

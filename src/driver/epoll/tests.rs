@@ -1,5 +1,6 @@
 //! The contract on epoll, and what epoll promises beyond it.
 
+use std::io::Write;
 use std::time::Duration;
 
 use super::super::contract::contract_tests;
@@ -222,6 +223,43 @@ fn a_crowd_needs_few_turns() {
         }
         // 1, 2, 4, ... up to 64 per turn.
         assert!(accepted == crowd && turns <= 8, "{accepted} in {turns} turns");
+    }
+}
+
+/// Who is always ready fills every wait, so that a listener is not heard in each of them.
+#[test]
+fn a_crowd_among_busy_connections_needs_few_turns() {
+    let (mut driver, mut memory) = open(4096);
+    let any = "127.0.0.1:0".parse().unwrap();
+    let listener = listener::bind(&any, &ListenOptions::default()).unwrap();
+    let addr = listener::local_addr(&listener).unwrap().socket_addr().unwrap();
+    driver.listen(listener).unwrap();
+    let mut turn = |accepted: &mut Vec<AcceptedSocket>, driver: &mut Box<dyn Driver>| {
+        driver.wait(Some(1000)).unwrap();
+        while let Some(event) = driver.next_event(&mut memory) {
+            if let Event::Accepted(socket) = event {
+                accepted.push(socket);
+            }
+        }
+    };
+    let (mut busy, mut accepted) = (Vec::new(), Vec::new());
+    for slot in 0..64 {
+        busy.push(std::net::TcpStream::connect(addr).unwrap());
+        while accepted.is_empty() {
+            turn(&mut accepted, &mut driver);
+        }
+        driver.adopt(ConnectionId::new(0, slot, 1), accepted.pop().unwrap()).unwrap();
+    }
+    let _crowd: Vec<_> = (0..60).map(|_| std::net::TcpStream::connect(addr).unwrap()).collect();
+    let mut turns = 0;
+    while accepted.len() < 60 {
+        for peer in &mut busy {
+            peer.write_all(b"x").unwrap();
+        }
+        turn(&mut accepted, &mut driver);
+        turns += 1;
+        // 64 busy ones and a listener are five waits of 16 events each.
+        assert!(turns <= 40, "{} in {turns} turns", accepted.len());
     }
 }
 
