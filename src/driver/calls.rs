@@ -37,7 +37,7 @@ pub(super) fn send(socket: BorrowedFd<'_>, slices: &[IoSlice<'_>]) -> io::Result
 }
 
 /// The same for bytes that something follows at once: what they leave of a packet waits for it,
-/// at most 200 ms (tcp(7), TCP_CORK). A socket that becomes full sends everything all the same.
+/// at most 200 ms (tcp(7), TCP_CORK).
 #[inline(never)]
 pub(super) fn send_more(socket: BorrowedFd<'_>, slices: &[IoSlice<'_>]) -> io::Result<usize> {
     send_with(socket, slices, SEND_FLAGS | libc::MSG_MORE)

@@ -87,8 +87,8 @@ impl Listeners {
         self.turn = self.turn.wrapping_add(1);
     }
 
-    /// Newcomers wait. How many nobody knows, and an accept that finds nobody costs as much as half
-    /// a connection; so a turn takes what the last one with newcomers took, and more only where
+    /// Newcomers wait. How many nobody knows, and an accept that finds nobody is a system call for
+    /// nothing; so a turn takes what the last one with newcomers took, and more only where
     /// turn after turn leaves some over.
     pub(super) fn note_readiness(&mut self, set: &Set, token: KernelToken) {
         if !token.is_of_generation(self.generation) {

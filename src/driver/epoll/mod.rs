@@ -18,8 +18,7 @@
 //! paused, and a send that came up short. One echo costs three system calls: `epoll_wait`,
 //! `recv`, `send`.
 //!
-//! Listeners are level triggered, so no accept has to find out that nobody is left: that would cost
-//! about as much as half a connection.
+//! Listeners are level triggered, so no accept has to find out that nobody is left.
 //!
 //! # When a socket counts as drained
 //!

@@ -201,13 +201,18 @@ fn a_busy_listener_does_not_keep_another_waiting() {
     panic!("accepted {accepted:?}");
 }
 
-#[test]
-fn a_crowd_needs_few_turns() {
-    let (mut driver, mut memory) = open(4096);
+fn listening() -> (Box<dyn Driver>, ReceiveMemory, SocketAddr) {
+    let (mut driver, memory) = open(4096);
     let any = "127.0.0.1:0".parse().unwrap();
     let listener = listener::bind(&any, &ListenOptions::default()).unwrap();
     let addr = listener::local_addr(&listener).unwrap().socket_addr().unwrap();
     driver.listen(listener).unwrap();
+    (driver, memory, addr)
+}
+
+#[test]
+fn a_crowd_needs_few_turns() {
+    let (mut driver, mut memory, addr) = listening();
     let mut peers = Vec::new();
     // A second crowd finds what was learnt of the lone one before it.
     for crowd in [100, 1, 100] {
@@ -229,11 +234,7 @@ fn a_crowd_needs_few_turns() {
 /// Who is always ready fills every wait, so that a listener is not heard in each of them.
 #[test]
 fn a_crowd_among_busy_connections_needs_few_turns() {
-    let (mut driver, mut memory) = open(4096);
-    let any = "127.0.0.1:0".parse().unwrap();
-    let listener = listener::bind(&any, &ListenOptions::default()).unwrap();
-    let addr = listener::local_addr(&listener).unwrap().socket_addr().unwrap();
-    driver.listen(listener).unwrap();
+    let (mut driver, mut memory, addr) = listening();
     let mut turn = |accepted: &mut Vec<AcceptedSocket>, driver: &mut Box<dyn Driver>| {
         driver.wait(Some(1000)).unwrap();
         while let Some(event) = driver.next_event(&mut memory) {
