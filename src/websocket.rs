@@ -92,7 +92,8 @@ impl<S> WebSocket<'_, S> {
     /// if it is long enough for that.
     #[inline]
     pub fn send<'m>(&mut self, message: impl Into<Message<'m>>) -> SendStatus {
-        self.core.send(self.id, message.into()).unwrap_or(SendStatus::Dropped)
+        let options = SendOptions::new();
+        self.core.answer(self.id, message.into(), options).unwrap_or(SendStatus::Dropped)
     }
 
     /// Sends a message in one frame with options that differ from those of the connection.
@@ -102,7 +103,7 @@ impl<S> WebSocket<'_, S> {
         message: impl Into<Message<'m>>,
         options: SendOptions,
     ) -> SendStatus {
-        self.core.send_with(self.id, message.into(), options).unwrap_or(SendStatus::Dropped)
+        self.core.answer(self.id, message.into(), options).unwrap_or(SendStatus::Dropped)
     }
 
     /// Sends a part of a message (RFC 6455 5.4), so that a long one need not be in memory at once,

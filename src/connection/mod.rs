@@ -18,9 +18,11 @@
 //! flushed, then FIN goes out, then input is discarded for a bounded time, so that a reset cannot
 //! destroy the Close frame on its way. `Gone` waits for the driver's `Released`.
 
+pub(crate) mod cork;
 pub(crate) mod http;
 pub(crate) mod table;
 
+pub(crate) use cork::Cork;
 pub(crate) use http::Http;
 pub(crate) use table::Table;
 

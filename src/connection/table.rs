@@ -1,6 +1,6 @@
 //! Slots and generations.
 
-use super::Connection;
+use super::{Connection, Cork};
 use crate::driver::ConnectionId;
 
 /// All connections of one worker. A slot is reused, its generation is not: an id of an earlier
@@ -12,6 +12,8 @@ pub(crate) struct Table {
     free: u32,
     len: usize,
     worker: u16,
+    /// Answers of one connection that it does not have in its own hands yet.
+    cork: Cork,
 }
 
 #[derive(Debug)]
@@ -28,7 +30,8 @@ const NONE: u32 = u32::MAX;
 impl Table {
     /// Room for `capacity` connections; what is not used is address space, not memory.
     pub(crate) fn with_capacity(worker: u16, capacity: usize) -> Self {
-        Self { slots: Vec::with_capacity(capacity), free: NONE, len: 0, worker }
+        let slots = Vec::with_capacity(capacity);
+        Self { slots, free: NONE, len: 0, worker, cork: Cork::new() }
     }
 
     pub(crate) fn insert(&mut self, connection: Connection) -> ConnectionId {
@@ -47,6 +50,9 @@ impl Table {
     /// The connection, if it is still this one.
     #[inline]
     pub(crate) fn get_mut(&mut self, id: ConnectionId) -> Option<&mut Connection> {
+        if self.cork.is_of(id.slot()) {
+            self.spill(id.slot());
+        }
         let slot = self.slots.get_mut(id.slot())?;
         if slot.generation != id.generation() || id.worker() != self.worker {
             return None;
@@ -57,11 +63,14 @@ impl Table {
     /// The present tenant of a slot.
     #[inline]
     pub(crate) fn at_mut(&mut self, slot: u32) -> Option<(ConnectionId, &mut Connection)> {
+        if self.cork.is_of(slot as usize) {
+            self.spill(slot as usize);
+        }
         let Slot { generation, connection, .. } = self.slots.get_mut(slot as usize)?;
         Some((ConnectionId::new(self.worker, slot, *generation), connection.as_mut()?))
     }
 
-    /// See [`Self::get_mut`].
+    /// See [`Self::get_mut`]. What is [corked](Self::cork) is not in the connection's queue.
     #[inline]
     pub(crate) fn get(&self, id: ConnectionId) -> Option<&Connection> {
         let slot = self.slots.get(id.slot())?;
@@ -69,6 +78,33 @@ impl Table {
             return None;
         }
         slot.connection.as_ref()
+    }
+
+    /// Bytes that the connection's peer has not taken.
+    pub(crate) fn unsent_len(&self, id: ConnectionId) -> usize {
+        self.get(id).map_or(0, |connection| connection.unsent_len() + self.cork.len_of(id.slot()))
+    }
+
+    /// Where answers are collected.
+    #[inline(always)]
+    pub(crate) fn cork(&mut self) -> &mut Cork {
+        &mut self.cork
+    }
+
+    /// Queues that no connection holds.
+    #[cfg(test)]
+    pub(crate) fn kept_queues(&self) -> usize {
+        self.cork.kept()
+    }
+
+    /// Puts what was corked where it belongs.
+    #[cold]
+    #[inline(never)]
+    fn spill(&mut self, slot: usize) {
+        match self.slots.get_mut(slot).and_then(|slot| slot.connection.as_mut()) {
+            Some(connection) => self.cork.spill_to(connection),
+            None => debug_assert!(false, "a corked connection has a slot"),
+        }
     }
 
     /// The id of the present tenant of a slot.

@@ -84,6 +84,12 @@ impl Outgoing {
         &mut self.bytes
     }
 
+    /// Takes frames that were collected elsewhere, in exchange for an empty batch.
+    pub(crate) fn swap_batch(&mut self, batch: &mut Vec<u8>) {
+        debug_assert!(self.is_plain() && self.bytes.is_empty());
+        std::mem::swap(&mut self.bytes, batch);
+    }
+
     /// Where frames are appended if they are all there is, input that waits included.
     #[inline]
     pub(crate) fn plain(&mut self) -> Option<&mut Vec<u8>> {

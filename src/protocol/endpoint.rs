@@ -18,7 +18,7 @@ use super::frame::{MAX_HEADER_LEN, Opcode, append_masked, encode_header};
 use super::limits::Limits;
 use super::message::{Assembly, BufferPool, Message, ReceivedBytes, ReceivedText};
 use super::state::Lifecycle;
-use crate::simd::{InvalidUtf8, append, unmask, unmask_text};
+use crate::simd::{InvalidUtf8, unmask, unmask_text};
 
 mod deflate;
 mod reading;
@@ -146,7 +146,7 @@ pub struct Endpoint {
     /// True while the usual case of [`Endpoint::receive`] may be tried: see
     /// [`Endpoint::is_between_messages`], which it repeats for the sake of one branch.
     between_messages: bool,
-    /// The same for [`Endpoint::send_usual`] and [`Endpoint::is_sending_plainly`].
+    /// The same for sending, and [`Endpoint::is_sending_plainly`].
     sends_plainly: bool,
     /// Text or Binary while a fragmented message is being sent.
     sending: Option<Opcode>,
@@ -316,26 +316,12 @@ impl Endpoint {
         Ok(())
     }
 
-    /// True if [`Self::send_usual`] may be called now.
+    /// True if messages leave as [`append_short`](frame::append_short) writes them, neither masked
+    /// nor compressed, and may do so now.
     #[inline(always)]
     pub(crate) fn sends_plainly(&self) -> bool {
         debug_assert_eq!(self.sends_plainly, self.is_sending_plainly());
         self.sends_plainly
-    }
-
-    /// The usual case of [`Self::send`]: a message below 64 KiB that is neither masked nor
-    /// compressed, while [messages may be sent](Self::sends_plainly).
-    #[inline(always)]
-    pub(crate) fn send_usual(&self, message: Message<'_>, out: &mut Vec<u8>) {
-        debug_assert!(self.sends_plainly());
-        let (first, payload) = (0x80 | message.opcode() as u8, message.payload());
-        let len = payload.len();
-        debug_assert!(len <= 0xFFFF);
-        if len <= 125 {
-            append(out, [first, len as u8, 0, 0], 2, payload);
-        } else {
-            append(out, [first, 126, (len >> 8) as u8, len as u8], 4, payload);
-        }
     }
 
     /// Appends one fragment: `Text` or `Binary` first, then `Continuation`, `fin` on the last

@@ -19,7 +19,7 @@ use super::shutdown::Stopping;
 use super::timers::Wheel;
 use super::topics::Topics;
 use crate::config::Config;
-use crate::connection::{Connection, NEVER, Phase, Table, subprotocol};
+use crate::connection::{NEVER, Phase, Table, subprotocol};
 use crate::driver::{AnyDriver, ConnectionId, Driver, DriverStats};
 use crate::error::CloseCause;
 use crate::figures::Tables;
@@ -30,6 +30,8 @@ use crate::tls::Scratch;
 
 /// How long input is discarded after our FIN, so that our Close arrives before any reset.
 pub(crate) const LINGER_MS: u64 = 1000;
+
+const NS_PER_MS: u64 = 1_000_000;
 
 /// Spare bytes that a worker keeps for reuse, in each of its two pools.
 pub(crate) const SPARE_BYTES: usize = 8 * 1024 * 1024;
@@ -63,6 +65,9 @@ pub(crate) struct Core {
     pub(crate) inflate_until: u64,
     /// Messages left of it.
     pub(crate) messages_left: u32,
+    /// No deadline is earlier. Whoever sets one sees to that; when one is taken away, the turn
+    /// finds out once this has come.
+    pub(crate) alarm_ms: u64,
     /// When this turn began, rounded down: what is due then is due.
     pub(crate) now_ms: u64,
     /// The same, rounded up: deadlines count from here, so that none comes before its time.
@@ -78,7 +83,7 @@ pub(crate) struct Core {
     pub(crate) notices: Notices,
     /// The short frame that is being published.
     pub(crate) scratch: Vec<u8>,
-    /// Subprotocols that are in no route's list, by slot; see [`Connection::subprotocol`].
+    /// Subprotocols that are in no route's list, by slot; see [`Connection::subprotocol`](crate::connection::Connection::subprotocol).
     pub(crate) chosen_subprotocols: HashMap<u32, Box<str>>,
     /// Where connections come from, by slot; empty unless that is limited.
     pub(crate) networks: HashMap<u32, Network>,
@@ -136,6 +141,7 @@ impl Core {
             postponed: Vec::new(),
             inflate_until: u64::MAX,
             messages_left: 0,
+            alarm_ms: NEVER,
             now_ms,
             soon_ms: now_ms,
             config,
@@ -165,9 +171,15 @@ impl Core {
     #[inline]
     pub(crate) fn note_time(&mut self, now_ns: u64) {
         self.turn_start_ns = now_ns;
-        self.now_ms = now_ns / 1_000_000;
-        self.soon_ms = now_ns.div_ceil(1_000_000);
         self.reading_on = None;
+        // Most turns begin in the millisecond of the one before, and not with it.
+        if now_ns.wrapping_sub(self.now_ms * NS_PER_MS).wrapping_sub(1) < NS_PER_MS - 1 {
+            debug_assert_eq!(self.now_ms + 1, now_ns.div_ceil(NS_PER_MS));
+            self.soon_ms = self.now_ms + 1;
+            return;
+        }
+        self.now_ms = now_ns / NS_PER_MS;
+        self.soon_ms = now_ns.div_ceil(NS_PER_MS);
     }
 
     /// The moment after so many milliseconds; none is now.
@@ -202,7 +214,7 @@ impl Core {
     }
 
     pub(crate) fn buffered_amount(&self, id: ConnectionId) -> usize {
-        self.table.get(id).map_or(0, Connection::unsent_len)
+        self.table.unsent_len(id)
     }
 
     pub(crate) fn subprotocol(&self, id: ConnectionId) -> Option<&str> {
@@ -229,6 +241,12 @@ impl Core {
             return None;
         }
         self.driver.peer_addr(id)
+    }
+
+    /// Queues that connections hold.
+    #[cfg(test)]
+    pub(crate) fn lent_queues(&self) -> usize {
+        self.outgoing.lent() - self.table.kept_queues()
     }
 
     /// This worker's part of the public figures.

@@ -23,6 +23,7 @@ impl Core {
             // A timer that is armed too early looks again when it fires: activity moves
             // deadlines back without a word to the wheel.
             self.timers.set(slot, deadline);
+            self.alarm_ms = self.alarm_ms.min(self.timers.next_deadline_ms());
         }
     }
 

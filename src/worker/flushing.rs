@@ -63,6 +63,59 @@ impl Core {
         self.flush_any(id);
     }
 
+    /// Has the answers of a connection collected that is about to be read. Nothing of it waits, and
+    /// its frames go out as they are.
+    #[inline(always)]
+    pub(super) fn cork(&mut self, id: ConnectionId) {
+        let cork = self.table.cork();
+        if cork.needs_queue() {
+            cork.give_queue(self.outgoing.take());
+        }
+        cork.begin(id.slot());
+    }
+
+    /// Sends what was corked; false if that went to the connection's queue: somebody has asked
+    /// for it, or others are to be flushed, too, and then everybody is at the end of the turn.
+    #[inline(always)]
+    pub(super) fn pull_cork(&mut self, id: ConnectionId) -> bool {
+        let cork = self.table.cork();
+        if self.dirty.is_empty()
+            && let Some(batch) = cork.batch_of(id.slot())
+        {
+            if !batch.is_empty() {
+                let sent = self.driver.send_bytes(id, batch);
+                if !matches!(sent, Ok(taken) if taken == batch.len()) {
+                    self.pulled_in_part(id, sent);
+                    return true;
+                }
+                self.tally.bytes_sent += batch.len() as u64;
+            }
+            cork.end();
+            return true;
+        }
+        self.spill(id);
+        false
+    }
+
+    /// What was corked goes to the connection's queue, if it is not there yet.
+    #[inline(never)]
+    fn spill(&mut self, id: ConnectionId) {
+        self.table.get_mut(id);
+        if self.table.cork().take_spilled() {
+            self.dirty.push(id);
+        }
+    }
+
+    /// The socket did not take everything that was corked.
+    #[cold]
+    fn pulled_in_part(&mut self, id: ConnectionId, sent: io::Result<usize>) {
+        if let Some(connection) = self.table.get_mut(id) {
+            connection.dirty = false;
+        }
+        self.table.cork().take_spilled();
+        self.sent_in_part(id, sent);
+    }
+
     /// The socket is full, or dead.
     #[cold]
     fn sent_in_part(&mut self, id: ConnectionId, sent: io::Result<usize>) {

@@ -160,19 +160,21 @@ impl Worker {
     /// deadlines.
     #[inline(always)]
     fn calm_turn(&mut self) -> io::Result<()> {
-        let due_ms = self.crank.earliest_deadline_ms().max(self.crank.core.now_ms);
-        debug_assert_eq!(due_ms, self.crank.due_ms(), "the last turn was quiet");
-        let more = self.receive(self.crank.time_until(due_ms))?;
-        self.calm = self.crank.is_quiet(due_ms);
-        if !self.calm {
-            self.see_to_the_rest(due_ms, Vec::new(), more)?;
+        let crank = &self.crank;
+        let due_ms = crank.core.alarm_ms.max(crank.core.now_ms);
+        debug_assert!(due_ms <= crank.due_ms(), "whoever sets a deadline sets the alarm");
+        let more = self.receive(crank.time_until(due_ms))?;
+        if self.crank.is_quiet(due_ms) {
+            return Ok(());
         }
-        Ok(())
+        self.calm = false;
+        self.see_to_the_rest(due_ms, Vec::new(), more)
     }
 
     #[inline(never)]
     fn any_turn(&mut self) -> io::Result<()> {
         let due_ms = self.crank.due_ms();
+        self.crank.core.alarm_ms = self.crank.earliest_deadline_ms();
         let postponed = self.crank.take_postponed();
         let more = self.receive_apart(self.crank.time_until(due_ms))?;
         self.calm = self.crank.is_quiet(due_ms) && postponed.is_empty();
@@ -258,15 +260,16 @@ impl Crank {
     #[inline]
     fn is_quiet(&self, due_ms: u64) -> bool {
         let core = &self.core;
+        debug_assert!(core.doomed.is_empty(), "buried");
         let lists = core.handshakes.len()
             | core.postponed.len()
             | core.resumed.len()
-            | core.doomed.len()
             | core.dirty.len()
             | core.notices.len()
             | core.dials.news()
-            | self.pumping.len();
-        lists == 0 && !self.woken && core.now_ms < due_ms && self.stop_deadline_ms.is_none()
+            | self.pumping.len()
+            | usize::from(self.woken);
+        lists == 0 && core.now_ms < due_ms && self.stop_deadline_ms.is_none()
     }
 
     /// Until when the next wait may last; not before now, and [`NEVER`] for no end.
@@ -290,7 +293,6 @@ impl Crank {
         deadline
     }
 
-    #[inline(always)]
     fn earliest_deadline_ms(&self) -> u64 {
         let core = &self.core;
         let mut deadline = core.timers.next_deadline_ms().min(core.lifetimes.next_deadline_ms());
@@ -335,6 +337,7 @@ impl Crank {
             Event::Connected(id) => self.connected(id),
             Event::Woken => self.woken = true,
         }
+        self.core.alarm_ms = self.core.alarm_ms.min(self.accept_retry_ms);
         self.bury();
         None
     }

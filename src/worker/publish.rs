@@ -12,7 +12,7 @@ use super::mailbox::{Command, Shared};
 use super::route::{Call, Outcome};
 use super::topics::{Change, Subscriber, Topic};
 use super::{Core, Crank};
-use crate::connection::{Connection, Phase};
+use crate::connection::Phase;
 use crate::driver::ConnectionId;
 use crate::error::{CloseCause, SendError};
 use crate::outgoing::{LatestKey, Outgoing, SHARE_FROM};
@@ -308,8 +308,8 @@ impl Core {
         let max_backpressure = self.config.max_backpressure;
         let high_water = self.config.high_water();
         let len = frame.bytes().len();
-        let long = |connection: &Connection| connection.unsent_len() + len > high_water;
-        if self.table.get(id).is_some_and(|connection| !connection.blocked && long(connection)) {
+        let long = self.table.unsent_len(id) + len > high_water;
+        if long && self.table.get(id).is_some_and(|connection| !connection.blocked) {
             self.flush(id);
         }
         let form = match self.table.get(id).map(|connection| &connection.phase) {

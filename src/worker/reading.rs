@@ -123,6 +123,7 @@ impl Core {
     #[inline]
     pub(super) fn is_ahead(&self, id: ConnectionId) -> bool {
         let Some(connection) = self.table.get(id) else { return false };
+        // What is corked is less, and need not be counted.
         connection.unsent_len() > self.high_water || connection.paused_by_handler
     }
 

@@ -34,7 +34,13 @@ impl Crank {
             {
                 let (route, session) = (usize::from(live.route), live.session);
                 // Who has nothing queued is not ahead: whom the handler paused is not read.
-                core.look_again = connection.outgoing.is_some();
+                let waits = connection.outgoing.is_some();
+                debug_assert!(waits || !connection.blocked);
+                let corked = !waits && live.endpoint.sends_plainly();
+                core.look_again = waits;
+                if corked {
+                    core.cork(id);
+                }
                 let mut input = &mut *bytes;
                 let fed = self.routes[route].feed(core, id, session, &mut input);
                 if matches!(fed, Fed::Everything) {
@@ -43,6 +49,12 @@ impl Crank {
                 } else {
                     let rest = self.feed_on(id, fed, input);
                     self.core.hold(id, &bytes[bytes.len() - rest..]);
+                }
+                if corked && self.core.pull_cork(id) {
+                    if len >= LARGE_READ {
+                        self.core.read_on(id, len);
+                    }
+                    return;
                 }
             }
             _ => self.received_otherwise(id, bytes),

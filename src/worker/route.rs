@@ -265,8 +265,9 @@ impl<H: Handler> Route for RouteOf<H> {
         };
         let handler = &mut self.handler;
         loop {
-            let Some(connection) = core.table.get_mut(id) else { return Fed::Everything };
-            let Phase::Live(live) = &mut connection.phase else { return Fed::Everything };
+            // Only looked at, so that its answers stay corked.
+            let Some(connection) = core.table.get(id) else { return Fed::Everything };
+            let Phase::Live(live) = &connection.phase else { return Fed::Everything };
             match live.endpoint.receive_usual(input) {
                 Some(Ok(message)) => {
                     core.begin_message(!input.is_empty());
@@ -276,8 +277,7 @@ impl<H: Handler> Route for RouteOf<H> {
                     }
                 }
                 Some(Err(InvalidUtf8)) => {
-                    let error = ProtocolError::InvalidUtf8;
-                    return Fed::Violated(live.endpoint.refuse(error, input, &mut core.buffers));
+                    return refuse(core, id, ProtocolError::InvalidUtf8, input);
                 }
                 None => {
                     if let Err(fed) = feed_unusual(handler, session, core, id, input) {
@@ -381,6 +381,19 @@ fn receive_unusual<'b>(
         }
         Err(error) => Err(Fed::Violated(error)),
     }
+}
+
+/// A message broke a rule.
+#[cold]
+fn refuse<'b>(
+    core: &mut Core,
+    id: ConnectionId,
+    error: ProtocolError,
+    input: &mut &mut [u8],
+) -> Fed<'b> {
+    let Some(connection) = core.table.get_mut(id) else { return Fed::Everything };
+    let Phase::Live(live) = &mut connection.phase else { return Fed::Everything };
+    Fed::Violated(live.endpoint.refuse(error, input, &mut core.buffers))
 }
 
 /// In the place of a handler that came with a dial and has gone with it: nobody calls it.

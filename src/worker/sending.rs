@@ -22,7 +22,7 @@ pub(super) const DIRECT_SEND: usize = 16 * 1024;
 /// call of its own.
 const DIRECT_SEND_AMID: usize = 64 * 1024;
 
-// `Endpoint::send_usual` takes what is shorter.
+// `frame::append_short` takes what is shorter.
 const _: () = assert!(DIRECT_SEND <= DIRECT_SEND_AMID && DIRECT_SEND_AMID <= 0x1_0000);
 
 impl Core {
@@ -47,8 +47,30 @@ impl Core {
         self.doomed.push((id, cause));
     }
 
-    /// Queues one message. See [`WebSocket::send`](crate::WebSocket::send).
+    /// Queues one message to the connection whose handler runs. See
+    /// [`WebSocket::send`](crate::WebSocket::send).
     #[inline]
+    pub(crate) fn answer(
+        &mut self,
+        id: ConnectionId,
+        message: Message<'_>,
+        options: SendOptions,
+    ) -> Result<SendStatus, SendError> {
+        // The usual case: a short message to the connection that is being read.
+        let len = message.len();
+        if let Some(batch) = self.table.cork().batch_of(id.slot())
+            && !options.insists_on_compression()
+            && len < self.direct_send
+            && batch.len() + MAX_HEADER_LEN + len <= self.high_water
+        {
+            frame::append_short(message.opcode(), message.payload(), batch);
+            self.tally.messages_sent += 1;
+            return Ok(SendStatus::Sent);
+        }
+        self.send_with(id, message, options)
+    }
+
+    /// Queues one message to a connection.
     pub(crate) fn send(
         &mut self,
         id: ConnectionId,
@@ -58,8 +80,8 @@ impl Core {
     }
 
     /// The same with options of the application.
-    #[inline]
-    pub(crate) fn send_with(
+    #[inline(never)]
+    fn send_with(
         &mut self,
         id: ConnectionId,
         message: Message<'_>,
@@ -81,7 +103,7 @@ impl Core {
             if let Some(batch) = outgoing.plain()
                 && batch.len() + MAX_HEADER_LEN + len <= self.high_water
             {
-                live.endpoint.send_usual(message, batch);
+                frame::append_short(message.opcode(), message.payload(), batch);
                 self.tally.messages_sent += 1;
                 if !connection.dirty {
                     connection.dirty = true;

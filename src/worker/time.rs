@@ -44,6 +44,7 @@ impl Core {
             0 => self.now_ms,
             _ => self.driver.now_ms().saturating_add(delay_ms).saturating_add(1),
         };
+        self.alarm_ms = self.alarm_ms.min(deadline_ms);
         self.schedule.set(owner, deadline_ms, key)
     }
 
@@ -54,6 +55,7 @@ impl Core {
             let early_ms = jitter(id, lifetime_ms / 8);
             self.lifetimes
                 .set(id.slot() as u32, self.soon_ms.saturating_add(lifetime_ms - early_ms));
+            self.alarm_ms = self.alarm_ms.min(self.lifetimes.next_deadline_ms());
         }
     }
 }

@@ -327,17 +327,18 @@ impl Slot {
     /// One read for an edge that says no more than input. `None` if anything is unusual: then the
     /// edge still has to be taken into the flags, which read again.
     #[inline]
-    pub(super) fn receive_plain(
+    pub(super) fn receive_plain<'m>(
         &mut self,
         token: KernelToken,
-        memory: &mut ReceiveMemory,
+        memory: &'m mut ReceiveMemory,
         receive_len: usize,
-    ) -> Option<(ConnectionId, usize)> {
+    ) -> Option<(ConnectionId, &'m mut [u8])> {
         let socket = self.socket.as_ref()?;
         if !self.is_plain() {
             return None;
         }
-        // SAFETY: as in `receive`.
+        // SAFETY: as in `receive`. Nothing else gets to this memory while the slice, or what is
+        // lent of it to the caller, keeps it borrowed.
         let buffer = unsafe { memory.slice(HEADROOM, receive_len) };
         match calls::receive(socket.as_fd(), buffer) {
             Ok(len) if len > 0 => {
@@ -345,7 +346,7 @@ impl Slot {
                     // There may be more.
                     self.flags.set(Flags::READABLE);
                 }
-                Some((self.id(token), len))
+                Some((self.id(token), &mut buffer[..len]))
             }
             _ => None,
         }

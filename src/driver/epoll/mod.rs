@@ -167,7 +167,10 @@ impl Epoll {
     /// The usual case, with as few branches as it takes: an edge that says no more than input, of
     /// a connection about which nothing has to be remembered, and a read that empties the socket.
     #[inline(always)]
-    fn receive_plain(&mut self, memory: &mut ReceiveMemory) -> Option<(ConnectionId, usize)> {
+    fn receive_plain<'m>(
+        &mut self,
+        memory: &'m mut ReceiveMemory,
+    ) -> Option<(ConnectionId, &'m mut [u8])> {
         let (token, readiness) = self.set.peek()?;
         if self.ready_this_turn > 0 || self.woken {
             return None;
@@ -176,13 +179,13 @@ impl Epoll {
             return None;
         }
         let slot = self.slots.get_mut(token.slot()).filter(|slot| slot.is_open_for(token))?;
-        let (id, len) = slot.receive_plain(token, memory, self.receive_len)?;
+        let (id, bytes) = slot.receive_plain(token, memory, self.receive_len)?;
         self.set.skip();
         // A full buffer was this connection's share of the turn.
-        if len == self.receive_len && slot.enqueue() {
+        if bytes.len() == self.receive_len && slot.enqueue() {
             self.ready.push_back(token);
         }
-        Some((id, len))
+        Some((id, bytes))
     }
 
     /// Takes note of a send of [`Driver::send_bytes`] that came up short.
@@ -420,9 +423,7 @@ impl Driver for Epoll {
         &mut self,
         memory: &'m mut ReceiveMemory,
     ) -> Option<(ConnectionId, &'m mut [u8])> {
-        let (id, len) = self.receive_plain(memory)?;
-        // SAFETY: as in `next_event`.
-        Some((id, unsafe { memory.slice(HEADROOM, len) }))
+        self.receive_plain(memory)
     }
 
     #[inline(always)]

@@ -6,13 +6,25 @@
 use std::ops::Deref;
 
 use super::header::{MAX_HEADER_LEN, Opcode};
-use crate::simd::unmask;
+use crate::simd::{append, unmask};
 
 /// The bytes of a frame header, 2 to 14 of them. 15 bytes, no heap.
 #[derive(Clone, Copy, Debug)]
 pub struct EncodedHeader {
     bytes: [u8; MAX_HEADER_LEN],
     len: u8,
+}
+
+/// Appends a frame of 65,535 bytes of payload at most that is neither masked nor compressed.
+#[inline(always)]
+pub(crate) fn append_short(opcode: Opcode, payload: &[u8], out: &mut Vec<u8>) {
+    let (first, len) = (0x80 | opcode as u8, payload.len());
+    debug_assert!(len <= 0xFFFF && !opcode.is_control());
+    if len <= 125 {
+        append(out, [first, len as u8, 0, 0], 2, payload);
+    } else {
+        append(out, [first, 126, (len >> 8) as u8, len as u8], 4, payload);
+    }
 }
 
 /// Encodes the header of a frame whose payload has `payload_len` bytes, below 2^63 (RFC 6455 5.2).

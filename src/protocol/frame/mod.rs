@@ -8,8 +8,8 @@ mod encoder;
 mod header;
 
 pub(super) use encoder::append_masked;
-pub(crate) use encoder::append_masked_copy;
 pub use encoder::{EncodedHeader, encode_header};
+pub(crate) use encoder::{append_masked_copy, append_short};
 pub use header::{FrameHeader, Opcode};
 
 pub(crate) use header::MAX_HEADER_LEN;

@@ -43,7 +43,7 @@ impl Crank {
                 let (lookup, worker) = (record.lookups, usize::from(core.worker));
                 let (resolve, shared) = (plan.resolve.clone(), Arc::clone(&core.shared));
                 let (host, port) = (host.clone(), *port);
-                core.dials.arm(serial);
+                core.arm_dial(serial);
                 let submitted = core.shared.resolver.submit(move || {
                     let addresses = match resolve {
                         Some(resolve) => resolve(&host, port),
@@ -126,7 +126,7 @@ impl Crank {
                 Err(error) => attempts.last_error = Some(error),
             }
         }
-        self.core.dials.arm(serial);
+        self.core.arm_dial(serial);
     }
 
     fn attempts_of(&mut self, serial: u64) -> Option<&mut Attempts> {
@@ -169,7 +169,7 @@ impl Crank {
         for other in under_way.into_iter().filter(|other| *other != id) {
             self.core.release(other);
         }
-        self.core.dials.arm(serial);
+        self.core.arm_dial(serial);
         self.begin_opening(id);
     }
 

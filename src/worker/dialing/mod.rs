@@ -223,6 +223,12 @@ pub(crate) fn new_serial(shared: &Shared) -> u64 {
 }
 
 impl Core {
+    /// Files the dial under the next moment that matters to it.
+    fn arm_dial(&mut self, serial: u64) {
+        self.dials.arm(serial);
+        self.alarm_ms = self.alarm_ms.min(self.dials.next_deadline().unwrap_or(NEVER));
+    }
+
     /// Has a connection made for the handler of this route.
     pub(crate) fn connect(&mut self, route: u16, plan: Arc<Plan>) -> DialId {
         self.request(plan, HandledBy::Route(route))
@@ -443,7 +449,7 @@ impl Crank {
         match delay_ms {
             Some(delay_ms) => {
                 record.state = State::Waiting { until_ms: core.soon_ms.saturating_add(delay_ms) };
-                core.dials.arm(serial);
+                core.arm_dial(serial);
             }
             None => drop(core.dials.forget(serial)),
         }

@@ -165,7 +165,7 @@ impl Crank {
         dialing.stage = Stage::Refusal { response, proxy };
         if let Some(record) = self.core.dials.records.get_mut(&serial) {
             record.deadline_ms = record.deadline_ms.min(after(soon_ms, BODY_MS));
-            self.core.dials.arm(serial);
+            self.core.arm_dial(serial);
         }
         self.look_at_refusal(id);
     }
@@ -267,7 +267,7 @@ impl Crank {
         if let Some(record) = core.dials.records.get_mut(&serial) {
             record.state = State::Open { id, since_ms: core.now_ms };
         }
-        core.dials.arm(serial);
+        core.arm_dial(serial);
         core.dials.open.insert(slot, serial);
         core.tally.opened += 1;
         core.arm_timer(id);

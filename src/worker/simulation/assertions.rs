@@ -42,7 +42,7 @@ pub(super) fn after_turn(world: &World) {
             );
         }
     }
-    assert_eq!(core.outgoing.lent(), lent, "seed {seed}: an outgoing queue of nobody");
+    assert_eq!(core.lent_queues(), lent, "seed {seed}: an outgoing queue of nobody");
     assert_eq!(core.buffered, unsent, "seed {seed}: bytes that wait");
     assert_eq!(world.worker.crank.routes[0].sessions(), live, "seed {seed}: sessions");
     let stats = world.shared.stats();
@@ -157,7 +157,7 @@ fn check_http(
 pub(super) fn at_rest(world: &World) {
     let (core, seed) = (&world.worker.crank.core, world.seed);
     assert_eq!(core.table.len(), 0, "seed {seed}");
-    assert_eq!(core.outgoing.lent(), 0, "seed {seed}");
+    assert_eq!(core.lent_queues(), 0, "seed {seed}");
     assert_eq!(core.timers.next_deadline(), None, "seed {seed}: a timer of nobody");
     assert_eq!(world.worker.crank.routes[0].sessions(), 0, "seed {seed}");
     assert_eq!(world.network.descriptors(), 0, "seed {seed}");

@@ -361,7 +361,7 @@ fn run(seed: u64, faults: Faults, mischief: u32, panics: u32) -> (usize, usize) 
     let attempts = stats.dialled as usize;
     assert_eq!(attempts, failures + diary.opened.len(), "seed {seed}: {stats:?}");
     assert_eq!(world.network.descriptors(), 0, "seed {seed}");
-    assert_eq!(world.worker.crank.core.outgoing.lent(), 0, "seed {seed}");
+    assert_eq!(world.worker.crank.core.lent_queues(), 0, "seed {seed}");
     (diary.opened.len(), diary.echoes)
 }
 

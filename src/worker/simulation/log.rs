@@ -13,7 +13,7 @@ use crate::error::{Close, CloseCause, SendError};
 use crate::handler::Handler;
 use crate::protocol::Message;
 use crate::upgrade::{Upgrade, UpgradeRequest, UpgradeTicket};
-use crate::websocket::WebSocket;
+use crate::websocket::{SendOptions, WebSocket};
 
 /// A call of the handler.
 #[derive(Debug, Clone, Copy)]
@@ -199,7 +199,7 @@ pub(super) fn echo() -> Manner {
     Box::new(|ws, callback, log| {
         // `send` would not tell a full queue from a peer that has gone.
         if let Callback::Message(message) = callback
-            && ws.send_to(ws.id(), message) == Err(SendError::Full)
+            && ws.core.answer(ws.id, message, SendOptions::new()) == Err(SendError::Full)
         {
             log.borrow_mut().record(ws.id()).dropped += 1;
         }

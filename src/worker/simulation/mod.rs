@@ -14,6 +14,7 @@ mod assertions;
 mod client;
 #[cfg(feature = "deflate")]
 mod compression;
+mod corking;
 mod deadlines;
 mod dialing;
 mod load;

@@ -138,7 +138,7 @@ fn what_is_refused_after_a_close_takes_no_queue_from_the_pool() {
     world.handle.send_to(id, "too late").expect("room");
     world.deliver(&mut clients);
     assert_eq!(world.shared.stats().undelivered, 1);
-    assert_eq!(world.worker.crank.core.outgoing.lent(), 0);
+    assert_eq!(world.worker.crank.core.lent_queues(), 0);
 }
 
 /// Panics when its turn has come: the first when it is made, the second when it is dropped.
