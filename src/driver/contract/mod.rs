@@ -65,6 +65,7 @@ macro_rules! contract_tests {
         }
         $crate::driver::contract::contract_tests! { @alone $lab;
             accepting_pauses_without_descriptors
+            a_signal_does_no_harm
             two_thousand_connections_leave_nothing
             five_hundred_attempts_leave_nothing
         }

@@ -240,6 +240,37 @@ pub(in crate::driver) fn a_wake_ends_a_wait<L: Lab>() {
     thread.join().unwrap();
 }
 
+/// Changes what the process does with a signal.
+#[allow(unsafe_code)]
+pub(in crate::driver) fn a_signal_does_no_harm<L: Lab>() {
+    extern "C" fn ignore(_: libc::c_int) {}
+    let mut rig = rig!();
+    // SAFETY: all zeroes is a valid action without flags; calls that wait end with EINTR then.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_sigaction = ignore as extern "C" fn(libc::c_int) as usize;
+    // SAFETY: the handler does nothing, and the old action is not asked for.
+    let set = unsafe { libc::sigaction(libc::SIGUSR1, &raw const action, std::ptr::null_mut()) };
+    assert_eq!(set, 0);
+    // SAFETY: no preconditions.
+    let waiting = unsafe { libc::pthread_self() };
+    let (go, gone) = mpsc::channel::<()>();
+    let thread = std::thread::spawn(move || {
+        while gone.try_recv() == Err(mpsc::TryRecvError::Empty) {
+            // SAFETY: that thread waits for this one.
+            unsafe { libc::pthread_kill(waiting, libc::SIGUSR1) };
+            std::thread::sleep(std::time::Duration::from_micros(300));
+        }
+    });
+    for _ in 0..50 {
+        rig.turn(5);
+    }
+    let (id, mut peer) = rig.connect();
+    assert_eq!(peer.send(b"in spite of everything"), 22);
+    rig.until("bytes", |rig| rig.worker.connection(id).received.len() == 22);
+    go.send(()).unwrap();
+    thread.join().unwrap();
+}
+
 pub(in crate::driver) fn no_wake_is_lost<L: Lab>() {
     const EACH: u32 = 200;
     let mut rig = rig!();

@@ -85,6 +85,8 @@ pub(super) struct Buffers {
     /// Entries shared with the kernel: page aligned, as it demands.
     ring: Arc<Region>,
     geometry: Geometry,
+    /// [`Geometry::stride`], which every piece needs.
+    stride: usize,
     group: u16,
     incremental: bool,
     /// The next entry to write; published to the kernel after every write.
@@ -121,7 +123,9 @@ impl Buffers {
             submitter.register_buf_ring_with_flags(ring.base() as u64, entries, group, flags)?;
         }
         let positions = vec![0; usize::from(geometry.count)].into_boxed_slice();
-        let mut buffers = Self { region, ring, geometry, group, incremental, tail: 0, positions };
+        let stride = geometry.stride();
+        let mut buffers =
+            Self { region, ring, geometry, stride, group, incremental, tail: 0, positions };
         for bid in 0..geometry.count {
             buffers.recycle(bid);
         }
@@ -167,6 +171,20 @@ impl Buffers {
             Some(bid)
         };
         Piece { offset, spent }
+    }
+
+    /// [`Self::advance`] for a piece that is not its buffer's last: where it lies. `None` where
+    /// buffers are not consumed piece by piece; nothing is noted then.
+    #[inline(always)]
+    pub(super) fn advance_within(&mut self, bid: u16, len: u32) -> Option<usize> {
+        if !self.incremental {
+            return None;
+        }
+        let position = self.positions.get_mut(usize::from(bid))?;
+        debug_assert!(len <= self.geometry.buffer_len - *position, "piece longer than its buffer");
+        let offset = usize::from(bid) * self.stride + Geometry::LEAD + *position as usize;
+        *position += len;
+        Some(offset)
     }
 
     /// Gives an empty buffer back to the kernel. Nobody may read its bytes any more.

@@ -135,8 +135,10 @@ pub(crate) struct Uring {
     accepting: bool,
     /// The counter behind the waker.
     eventfd: Arc<File>,
-    /// Completions left of this turn.
+    /// Completions left of this turn, `seen` included.
     remaining: usize,
+    /// One that was taken from the queue and not seen to yet.
+    seen: Option<cqueue::Entry>,
     /// The buffer whose last bytes the worker is looking at.
     lent: Option<u16>,
     /// `Released` events to be handed out.
@@ -247,6 +249,7 @@ impl Uring {
             accepting: true,
             eventfd: Arc::new(eventfd),
             remaining: 0,
+            seen: None,
             lent: None,
             released: VecDeque::new(),
             arrived: VecDeque::new(),
@@ -304,6 +307,18 @@ impl Uring {
         }
     }
 
+    /// The next completion, of this turn or not.
+    #[inline]
+    fn next_completion(&mut self) -> Option<cqueue::Entry> {
+        self.seen.take().or_else(|| self.ring.completion().next())
+    }
+
+    /// True if a turn has something to see to that is no completion.
+    #[inline(always)]
+    fn has_more_than_completions(&self) -> bool {
+        self.lent.is_some() || self.released.len() | self.arrived.len() != 0
+    }
+
     fn slot_mut(&mut self, id: ConnectionId) -> Option<&mut Slot> {
         let slot = self.slots.get_mut(id.slot())?;
         let usable = !matches!(slot.phase, Phase::Free | Phase::Closing);
@@ -340,8 +355,8 @@ impl Uring {
         let deadline = Instant::now() + PATIENCE;
         self.cancel(CancelBuilder::any());
         while self.in_flight > 0 {
-            self.submit_and_wait(1, Some(Duration::from_millis(100)))?;
-            while let Some(completion) = self.ring.completion().next() {
+            self.submit_and_wait(1, Some(100))?;
+            while let Some(completion) = self.next_completion() {
                 let operation = UserData::from_raw(completion.user_data()).operation();
                 if operation == Some(Operation::Accept) {
                     // Nobody will serve this peer: it sees the end.
@@ -511,7 +526,7 @@ impl Driver for Uring {
         self.slot(id)?.socket.as_ref()?.peer_addr().ok()?.as_socket()
     }
 
-    #[inline(never)]
+    #[inline(always)]
     fn wait(&mut self, timeout_ms: Option<u64>) -> io::Result<()> {
         self.feed_starved();
         let nothing_to_wait_for = !self.released.is_empty()
@@ -524,14 +539,14 @@ impl Driver for Uring {
         let kernel_has_work = submissions.taskrun() || submissions.cq_overflow();
         let unsubmitted = !submissions.is_empty() || !self.overflow.is_empty();
         drop(submissions);
-        let completed = !self.ring.completion().is_empty();
+        let completed = self.seen.is_some() || !self.ring.completion().is_empty();
         if unsubmitted || kernel_has_work || !(completed || timeout_ms == Some(0)) {
-            match timeout_ms {
-                Some(0) => self.submit_and_wait(0, None)?,
-                timeout => self.submit_and_wait(1, timeout.map(Duration::from_millis))?,
-            }
+            // For none it need not be told how long to wait.
+            let (want, timeout_ms) =
+                if timeout_ms == Some(0) { (0, None) } else { (1, timeout_ms) };
+            self.submit_and_wait(want, timeout_ms)?;
         }
-        self.remaining = self.ring.completion().len();
+        self.remaining = self.ring.completion().len() + usize::from(self.seen.is_some());
         Ok(())
     }
 
@@ -552,7 +567,7 @@ impl Driver for Uring {
                 return Some(self.connected(id, Ok(())));
             }
             self.remaining = self.remaining.checked_sub(1)?;
-            let completion = self.ring.completion().next()?;
+            let completion = self.next_completion()?;
             match self.complete(&completion) {
                 Outcome::Nothing => {}
                 Outcome::Event(event) => return Some(event),
@@ -566,6 +581,31 @@ impl Driver for Uring {
                 }
             }
         }
+    }
+
+    #[inline(always)]
+    fn next_received<'m>(
+        &mut self,
+        memory: &'m mut ReceiveMemory,
+    ) -> Option<(ConnectionId, &'m mut [u8])> {
+        if self.remaining == 0 || self.has_more_than_completions() || self.seen.is_some() {
+            return None;
+        }
+        let completion = self.ring.completion().next()?;
+        let Some((id, offset, len)) = self.receive_plain(&completion) else {
+            self.seen = Some(completion);
+            return None;
+        };
+        self.remaining -= 1;
+        debug_assert!(self.buffers.is_of(memory), "receive memory of another driver");
+        // SAFETY: as in `next_event`. This piece is not its buffer's last, so the buffer is recycled
+        // after a later completion, which nobody takes while the slice borrows `memory`.
+        Some((id, unsafe { memory.slice(offset, len) }))
+    }
+
+    #[inline(always)]
+    fn is_done(&self) -> bool {
+        self.remaining == 0 && !self.has_more_than_completions()
     }
 
     fn waker(&self) -> Waker {

@@ -11,7 +11,6 @@ use std::io::{self, Write};
 use std::net::Shutdown;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
 
 use io_uring::types::{CancelBuilder, Fd};
 use io_uring::{IoUring, cqueue, opcode};
@@ -284,8 +283,7 @@ impl SelfTest<'_> {
             if let Some(completion) = self.ring.completion().next() {
                 return Ok(completion);
             }
-            enter(self.ring, 1, Some(Duration::from_secs(1)))
-                .map_err(|source| Unavailable::new(step, source))?;
+            enter(self.ring, 1, Some(1000)).map_err(|source| Unavailable::new(step, source))?;
         }
         Err(Unavailable::new(step, io::ErrorKind::TimedOut.into()))
     }

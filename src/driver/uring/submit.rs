@@ -7,39 +7,37 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::AsRawFd;
-use std::time::Duration;
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 use io_uring::squeue::{Entry, Flags};
-use io_uring::types::{CancelBuilder, Fd, SubmitArgs, Timespec};
+use io_uring::types::{CancelBuilder, Fd};
 use io_uring::{EnterFlags, IoUring, opcode};
 
 use super::probe;
 use super::user_data::{Operation, UserData};
-use super::{AcceptState, ReceiveState, Uring};
+use super::{AcceptState, ReceiveState, Uring, calls};
 
 /// Submits what is queued, runs the deferred work of the kernel and waits for `want` completions.
 ///
 /// Everything that means no more than "look at the completion queue" is `Ok`.
-pub(super) fn enter(ring: &mut IoUring, want: u32, timeout: Option<Duration>) -> io::Result<()> {
+#[inline(always)]
+pub(super) fn enter(ring: &mut IoUring, want: u32, timeout_ms: Option<u64>) -> io::Result<()> {
     let to_submit = ring.submission().len() as u32;
-    let timespec = Timespec::from(timeout.unwrap_or_default());
-    let args = SubmitArgs::new();
-    let args = if timeout.is_some() { args.timespec(&timespec) } else { args };
-    let mut flags = EnterFlags::GETEVENTS | EnterFlags::EXT_ARG;
+    let mut flags = EnterFlags::GETEVENTS;
     if ring.params().is_feature_no_iowait() {
         // An idle loop is not waiting for a disk.
         flags |= EnterFlags::NO_IOWAIT;
     }
-    // SAFETY: EXT_ARG announces the argument's type, and it outlives the call as does the
-    // timespec it points to; entries in the queue were checked when they were pushed.
-    let result = unsafe { ring.submitter().enter(to_submit, want, flags.bits(), Some(&args)) };
+    // Not by the crate, which asks the C library to do it: see `calls`.
+    // SAFETY: the descriptor is that of `ring`, which lives.
+    let fd = unsafe { BorrowedFd::borrow_raw(ring.as_raw_fd()) };
+    let result = calls::io_uring_enter(fd, to_submit, want, flags.bits(), timeout_ms);
     match result {
         Ok(_) => Ok(()),
         Err(error) => match error.raw_os_error() {
-            // Timeout; signal; no memory to take more entries now; completions are to be reaped
-            // first. Entries that were not taken stay in the queue.
-            Some(libc::ETIME | libc::EINTR | libc::EAGAIN | libc::EBUSY) => Ok(()),
+            // Timeout; no memory to take more entries now; completions are to be reaped first.
+            // Entries that were not taken stay in the queue.
+            Some(libc::ETIME | libc::EAGAIN | libc::EBUSY) => Ok(()),
             _ => Err(error),
         },
     }
@@ -151,27 +149,32 @@ impl Uring {
     }
 
     /// Waits for completions as [`enter`] does, after submitting everything that is queued.
-    pub(super) fn submit_and_wait(
-        &mut self,
-        want: u32,
-        timeout: Option<Duration>,
-    ) -> io::Result<()> {
-        while !self.overflow.is_empty() {
+    #[inline(always)]
+    pub(super) fn submit_and_wait(&mut self, want: u32, timeout_ms: Option<u64>) -> io::Result<()> {
+        if !self.overflow.is_empty() && !self.submit_overflow()? {
+            return Ok(());
+        }
+        self.enters += 1;
+        enter(&mut self.ring, want, timeout_ms)
+    }
+
+    /// Makes room in the queue for the entries that did not fit; false if the kernel takes nothing
+    /// before completions are reaped.
+    #[cold]
+    fn submit_overflow(&mut self) -> io::Result<bool> {
+        loop {
             self.refill();
             if self.overflow.is_empty() {
-                break;
+                return Ok(true);
             }
             let before = self.overflow.len();
             self.enters += 1;
             enter(&mut self.ring, 0, None)?;
             self.refill();
             if self.overflow.len() == before {
-                // The kernel takes nothing before completions are reaped.
-                return Ok(());
+                return Ok(false);
             }
         }
-        self.enters += 1;
-        enter(&mut self.ring, want, timeout)
     }
 
     /// Whether the kernel has seen every entry.
