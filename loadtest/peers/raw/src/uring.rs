@@ -1,5 +1,7 @@
 //! io_uring(7): multishot accept and receive into a ring of provided buffers, sent back with
-//! send(2) straight from the buffer that was filled, which is given back in the same turn.
+//! send(2) straight from where the bytes lie. Buffers are filled piece by piece (Linux 6.12), so
+//! that any number of connections can bring a few bytes in one turn; before that, a receive takes a
+//! whole buffer, which is given back in the same turn.
 
 use std::alloc::{Layout, alloc_zeroed};
 use std::io::{Error, ErrorKind, Result};
@@ -12,10 +14,12 @@ use io_uring::{IoUring, cqueue, opcode, squeue};
 
 use crate::{Unsent, set_nodelay};
 
-/// Buffers of the ring: a power of two. Few and large: a message that is cut costs a second send,
-/// and all together they stay in the second-level cache.
+/// Buffers of the ring: a power of two. A message that is cut costs a second send, and a receive
+/// that finds no buffer has to be armed again.
 const BUFFERS: u16 = 16;
-const BUFFER_LEN: usize = 64 * 1024;
+const BUFFER_LEN: usize = 256 * 1024;
+/// `IOU_PBUF_RING_INC` of io_uring_register_buf_ring(3).
+const INCREMENTAL: u16 = 2;
 /// Most file descriptors go below this bit, and nothing else does.
 const WRITABLE: u64 = 1 << 40;
 const ACCEPT: u64 = u64::MAX;
@@ -30,9 +34,13 @@ pub(crate) fn serve(listener: TcpListener) -> Result<()> {
         .setup_cqsize(8192)
         .build(1024)?;
     let mut buffers = Buffers::new();
-    // SAFETY: the entries are page-aligned, as many as said, and live as long as the process.
-    unsafe {
-        ring.submitter().register_buf_ring_with_flags(buffers.entries as u64, BUFFERS, GROUP, 0)?;
+    let register = |flags| {
+        let entries = buffers.entries as u64;
+        // SAFETY: the entries are page-aligned, as many as said, and live as long as the process.
+        unsafe { ring.submitter().register_buf_ring_with_flags(entries, BUFFERS, GROUP, flags) }
+    };
+    if register(INCREMENTAL).is_err() {
+        register(0)?;
     }
     let listening = Fd(listener.as_raw_fd());
     let accept = opcode::AcceptMulti::new(listening).build().user_data(ACCEPT);
@@ -74,7 +82,10 @@ pub(crate) fn serve(listener: TcpListener) -> Result<()> {
             if let (1.., Some(buffer)) = (result, cqueue::buffer_select(completion.flags())) {
                 let was_empty = unsent.is_empty(fd);
                 open = unsent.send(fd, buffers.filled(buffer, result as usize));
-                buffers.give_back(buffer);
+                // Never said of buffers that are not filled piece by piece.
+                if !cqueue::buffer_more(completion.flags()) {
+                    buffers.give_back(buffer);
+                }
                 if was_empty && !unsent.is_empty(fd) {
                     await_room(&mut ring, fd)?;
                 }
@@ -117,29 +128,36 @@ fn push(ring: &mut IoUring, entry: &squeue::Entry) -> Result<()> {
 struct Buffers {
     entries: *mut BufRingEntry,
     memory: Vec<u8>,
+    /// How much of each buffer was filled and sent back.
+    taken: [usize; BUFFERS as usize],
     tail: u16,
 }
 
 impl Buffers {
     fn new() -> Self {
-        let layout = Layout::from_size_align(usize::from(BUFFERS) * size_of::<BufRingEntry>(), 4096)
-            .expect("a power of two");
+        let layout =
+            Layout::from_size_align(usize::from(BUFFERS) * size_of::<BufRingEntry>(), 4096)
+                .expect("a power of two");
         // SAFETY: the layout has a size.
         let entries: *mut BufRingEntry = unsafe { alloc_zeroed(layout) }.cast();
         assert!(!entries.is_null(), "{}", Error::from(ErrorKind::OutOfMemory));
         let memory = vec![0; usize::from(BUFFERS) * BUFFER_LEN];
-        let mut buffers = Self { entries, memory, tail: 0 };
+        let mut buffers = Self { entries, memory, taken: [0; BUFFERS as usize], tail: 0 };
         for buffer in 0..BUFFERS {
             buffers.give_back(buffer);
         }
         buffers
     }
 
-    fn filled(&self, buffer: u16, len: usize) -> &[u8] {
-        &self.memory[usize::from(buffer) * BUFFER_LEN..][..len]
+    /// The next bytes of the buffer.
+    fn filled(&mut self, buffer: u16, len: usize) -> &[u8] {
+        let start = usize::from(buffer) * BUFFER_LEN + self.taken[usize::from(buffer)];
+        self.taken[usize::from(buffer)] += len;
+        &self.memory[start..][..len]
     }
 
     fn give_back(&mut self, buffer: u16) {
+        self.taken[usize::from(buffer)] = 0;
         let at = usize::from(self.tail & (BUFFERS - 1));
         let start = self.memory[usize::from(buffer) * BUFFER_LEN..].as_mut_ptr();
         // SAFETY: `at` is below the number of entries, and the kernel does not touch an entry
