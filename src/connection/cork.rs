@@ -20,8 +20,8 @@ use crate::outgoing::Outgoing;
 /// No slot.
 const NONE: usize = usize::MAX;
 
-/// Capacity that is kept from one connection to the next, as in the pool of queues.
-const KEPT_BYTES: usize = 256 * 1024;
+/// Capacity that is kept from one connection to the next: there is one such batch per worker.
+const KEPT_BYTES: usize = 1024 * 1024;
 
 /// See the module documentation.
 #[derive(Debug)]

@@ -337,8 +337,8 @@ impl Crank {
             Event::Connected(id) => self.connected(id),
             Event::Woken => self.woken = true,
         }
-        self.core.alarm_ms = self.core.alarm_ms.min(self.accept_retry_ms);
         self.bury();
+        self.core.alarm_ms = self.core.alarm_ms.min(self.accept_retry_ms);
         None
     }
 

@@ -36,7 +36,8 @@ impl Crank {
                 // Who has nothing queued is not ahead: whom the handler paused is not read.
                 let waits = connection.outgoing.is_some();
                 debug_assert!(waits || !connection.blocked);
-                let corked = !waits && live.endpoint.sends_plainly();
+                // Behind others that are to be flushed it would have to be spilled.
+                let corked = !waits && core.dirty.is_empty() && live.endpoint.sends_plainly();
                 core.look_again = waits;
                 if corked {
                     core.cork(id);

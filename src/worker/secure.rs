@@ -275,6 +275,9 @@ impl Crank {
 
     #[cold]
     fn shake_some_hands(&mut self) {
+        // Handshakes take a while, in which nobody's answer shall wait: neither that of an
+        // established connection nor that of the handshake before.
+        self.flush_all();
         let end_ns = self.core.driver.now_ns() + HANDSHAKE_NS;
         for _ in 0..HANDSHAKES {
             let Some(id) = self.core.handshakes.pop_front() else { return };
@@ -285,6 +288,7 @@ impl Crank {
                 if tls.held_len() != 0 {
                     self.shake(id);
                     self.bury();
+                    self.flush_all();
                 }
             }
             if self.core.driver.now_ns() >= end_ns {
