@@ -29,7 +29,7 @@ pub(crate) struct Cork {
     /// Whose answers are collected.
     slot: usize,
     batch: Vec<u8>,
-    /// What a connection gets when its answers are spilled.
+    /// What a connection gets when its answers are spilled, from the pool of the worker.
     queue: Option<Box<Outgoing>>,
     /// That has happened, and the connection is not in the list of those to flush yet.
     spilled: bool,

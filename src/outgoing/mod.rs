@@ -453,12 +453,6 @@ impl OutgoingPool {
         }
     }
 
-    /// The same, without the capacity of those that were spared for connections.
-    pub(crate) fn take_small(&mut self) -> Box<Outgoing> {
-        self.lent += 1;
-        self.nearest.take().unwrap_or_default()
-    }
-
     /// Has an empty one held by who holds none.
     #[inline(always)]
     pub(crate) fn lend<'a>(&mut self, holder: &'a mut Option<Box<Outgoing>>) -> &'a mut Outgoing {

@@ -69,7 +69,7 @@ impl Core {
     pub(super) fn cork(&mut self, id: ConnectionId) {
         let cork = self.table.cork();
         if cork.needs_queue() {
-            cork.give_queue(self.outgoing.take_small());
+            cork.give_queue(self.outgoing.take());
         }
         cork.begin(id.slot());
     }
