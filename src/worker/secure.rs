@@ -287,8 +287,9 @@ impl Crank {
                 *tls.queued() = false;
                 if tls.held_len() != 0 {
                     self.shake(id);
+                    // Not to everybody whom its handler has written to: those are flushed once.
+                    self.core.flush(id);
                     self.bury();
-                    self.flush_all();
                 }
             }
             if self.core.driver.now_ns() >= end_ns {
