@@ -11,6 +11,9 @@ use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+use io_uring::EnterFlags;
+use io_uring::types::SubmitArgs;
+
 /// Non-blocking whatever the socket is, and an error in place of SIGPIPE.
 const SEND_FLAGS: libc::c_int = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
 
@@ -121,55 +124,27 @@ pub(super) fn epoll_wait(
     result(waited).unwrap_or(Ok(0))
 }
 
-/// What io_uring_enter2(2) wants to know besides: `struct io_uring_getevents_arg`.
-#[repr(C)]
-struct GetEvents {
-    signal_mask: u64,
-    signal_mask_len: u32,
-    min_wait_us: u32,
-    /// Address of a [`KernelTimespec`], or null.
-    timeout: u64,
-}
-
-/// `struct __kernel_timespec`.
-#[repr(C)]
-struct KernelTimespec {
-    seconds: i64,
-    nanoseconds: i64,
-}
-
 /// io_uring_enter2(2) with `IORING_ENTER_EXT_ARG`, which the kernel must know
-/// (`IORING_FEAT_EXT_ARG`): submits so many entries and waits for `want` completions, at most
-/// `timeout_ms`, `None` is for ever. Answers how many entries were taken; none after a signal,
-/// which leaves them in the queue.
+/// (`IORING_FEAT_EXT_ARG`): submits so many entries and waits for `want` completions, no longer than
+/// `argument` says. Answers how many entries were taken; none after a signal, which leaves them in
+/// the queue.
 #[inline(always)]
 pub(super) fn io_uring_enter(
     ring: BorrowedFd<'_>,
     to_submit: u32,
     want: u32,
-    flags: u32,
-    timeout_ms: Option<u64>,
+    flags: EnterFlags,
+    argument: &SubmitArgs<'_, '_>,
 ) -> io::Result<usize> {
-    let ms = timeout_ms.unwrap_or(0);
-    let timespec =
-        KernelTimespec { seconds: (ms / 1000) as i64, nanoseconds: (ms % 1000 * 1_000_000) as i64 };
-    let timeout = match timeout_ms {
-        Some(_) => std::ptr::from_ref(&timespec).expose_provenance() as u64,
-        None => 0,
-    };
-    let argument = GetEvents { signal_mask: 0, signal_mask_len: 0, min_wait_us: 0, timeout };
     let (fd, to_submit, want) = (ring.as_raw_fd() as usize, to_submit as usize, want as usize);
-    let flags = (flags | ENTER_EXT_ARG) as usize;
-    let at = std::ptr::from_ref(&argument).expose_provenance();
-    let arguments = [fd, to_submit, want, flags, at, size_of::<GetEvents>()];
-    // SAFETY: the kernel reads the argument and the time it names, which both outlive the call.
-    // Whoever put an entry into the queue has vouched for it.
+    let flags = (flags | EnterFlags::EXT_ARG).bits() as usize;
+    let at = std::ptr::from_ref(argument).expose_provenance();
+    let arguments = [fd, to_submit, want, flags, at, size_of_val(argument)];
+    // SAFETY: EXT_ARG announces the argument's type, and it outlives the call as does the time that
+    // it borrows. Whoever put an entry into the queue has vouched for it.
     let entered = unsafe { call(libc::SYS_io_uring_enter, arguments) };
     result(entered).unwrap_or(Ok(0))
 }
-
-/// `IORING_ENTER_EXT_ARG`.
-const ENTER_EXT_ARG: u32 = 1 << 3;
 
 /// epoll_ctl(2): adds or modifies the registration of `fd` for `events`, which come with `data`.
 pub(super) fn epoll_ctl(

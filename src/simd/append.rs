@@ -20,11 +20,10 @@ pub(crate) fn append(
     if out.capacity() - start < SHORT_HEADER + payload.len() {
         grow(out, SHORT_HEADER + payload.len());
     }
-    // SAFETY: the vector has room for `SHORT_HEADER` bytes and the payload behind its first `start`
-    // bytes, so all writes stay inside its allocation, and a payload that is borrowed beside a
-    // mutable vector cannot lie in it. All bytes below the new length are written then: the header
-    // whole, and the payload from its end on, as one piece or as its first and its last 16 bytes,
-    // which meet, because it has no more than 32.
+    // SAFETY: there is room for `SHORT_HEADER` bytes and the payload behind the first `start`, so all
+    // writes stay inside; a payload borrowed beside a mutable vector cannot lie in it. All below the
+    // new length is written: the header whole, and the payload as one piece or as its first and last
+    // 16 bytes, which meet, because it has no more than 32.
     unsafe {
         let end = out.as_mut_ptr().add(start);
         end.cast::<[u8; SHORT_HEADER]>().write(header);

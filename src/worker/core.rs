@@ -83,7 +83,7 @@ pub(crate) struct Core {
     pub(crate) notices: Notices,
     /// The short frame that is being published.
     pub(crate) scratch: Vec<u8>,
-    /// Subprotocols that are in no route's list, by slot; see [`Connection::subprotocol`](crate::connection::Connection::subprotocol).
+    /// Subprotocols that are in no route's list, by slot; see [`subprotocol`].
     pub(crate) chosen_subprotocols: HashMap<u32, Box<str>>,
     /// Where connections come from, by slot; empty unless that is limited.
     pub(crate) networks: HashMap<u32, Network>,

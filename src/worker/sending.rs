@@ -61,9 +61,8 @@ impl Core {
         if let Some(batch) = self.table.cork().batch_of(id.slot())
             && !options.insists_on_compression()
             && len < self.direct_send
-            && batch.len() + MAX_HEADER_LEN + len <= self.high_water
+            && append_below(self.high_water, batch, message)
         {
-            frame::append_short(message.opcode(), message.payload(), batch);
             self.tally.messages_sent += 1;
             return Ok(SendStatus::Sent);
         }
@@ -101,9 +100,8 @@ impl Core {
                 none => self.outgoing.lend(none),
             };
             if let Some(batch) = outgoing.plain()
-                && batch.len() + MAX_HEADER_LEN + len <= self.high_water
+                && append_below(self.high_water, batch, message)
             {
-                frame::append_short(message.opcode(), message.payload(), batch);
                 self.tally.messages_sent += 1;
                 if !connection.dirty {
                     connection.dirty = true;
@@ -332,6 +330,16 @@ impl Core {
             self.doom(id, CloseCause::Terminated);
         }
     }
+}
+
+/// Appends a short message to a batch that stays below the high-water mark; false if it would not.
+#[inline(always)]
+fn append_below(high_water: usize, batch: &mut Vec<u8>, message: Message<'_>) -> bool {
+    let below = batch.len() + MAX_HEADER_LEN + message.len() <= high_water;
+    if below {
+        frame::append_short(message.opcode(), message.payload(), batch);
+    }
+    below
 }
 
 /// Posts a message to the mailbox of the connection's worker.

@@ -85,8 +85,6 @@ pub(super) struct Buffers {
     /// Entries shared with the kernel: page aligned, as it demands.
     ring: Arc<Region>,
     geometry: Geometry,
-    /// [`Geometry::stride`], which every piece needs.
-    stride: usize,
     group: u16,
     incremental: bool,
     /// The next entry to write; published to the kernel after every write.
@@ -123,9 +121,7 @@ impl Buffers {
             submitter.register_buf_ring_with_flags(ring.base() as u64, entries, group, flags)?;
         }
         let positions = vec![0; usize::from(geometry.count)].into_boxed_slice();
-        let stride = geometry.stride();
-        let mut buffers =
-            Self { region, ring, geometry, stride, group, incremental, tail: 0, positions };
+        let mut buffers = Self { region, ring, geometry, group, incremental, tail: 0, positions };
         for bid in 0..geometry.count {
             buffers.recycle(bid);
         }
@@ -161,16 +157,12 @@ impl Buffers {
     /// Takes note of a completion that names buffer `bid`: must be called for each of them, in
     /// their order, also for those that nobody wants any more.
     pub(super) fn advance(&mut self, bid: u16, len: u32, buffer_more: bool) -> Piece {
+        if buffer_more && let Some(offset) = self.advance_within(bid, len) {
+            return Piece { offset, spent: None };
+        }
         let position = self.positions[usize::from(bid)];
         debug_assert!(len <= self.geometry.buffer_len - position, "piece longer than its buffer");
-        let offset = self.geometry.start(bid) + position as usize;
-        let spent = if self.incremental && buffer_more {
-            self.positions[usize::from(bid)] = position + len;
-            None
-        } else {
-            Some(bid)
-        };
-        Piece { offset, spent }
+        Piece { offset: self.geometry.start(bid) + position as usize, spent: Some(bid) }
     }
 
     /// [`Self::advance`] for a piece that is not its buffer's last: where it lies. `None` where
@@ -182,7 +174,7 @@ impl Buffers {
         }
         let position = self.positions.get_mut(usize::from(bid))?;
         debug_assert!(len <= self.geometry.buffer_len - *position, "piece longer than its buffer");
-        let offset = usize::from(bid) * self.stride + Geometry::LEAD + *position as usize;
+        let offset = self.geometry.start(bid) + *position as usize;
         *position += len;
         Some(offset)
     }

@@ -59,7 +59,8 @@ impl Uring {
     ) -> Option<(ConnectionId, usize, usize)> {
         let user_data = UserData::from_raw(completion.user_data());
         let (result, flags) = (completion.result(), completion.flags());
-        if !user_data.is_receive() || result <= 0 || !cqueue::more(flags) {
+        let is_receive = user_data.operation() == Some(Operation::Receive);
+        if !is_receive || result <= 0 || !cqueue::more(flags) {
             return None;
         }
         let slot = self.slots.get_mut(user_data.slot() as usize)?;

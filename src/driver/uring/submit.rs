@@ -10,7 +10,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use io_uring::squeue::{Entry, Flags};
-use io_uring::types::{CancelBuilder, Fd};
+use io_uring::types::{CancelBuilder, Fd, SubmitArgs, Timespec};
 use io_uring::{EnterFlags, IoUring, opcode};
 
 use super::probe;
@@ -23,6 +23,10 @@ use super::{AcceptState, ReceiveState, Uring, calls};
 #[inline(always)]
 pub(super) fn enter(ring: &mut IoUring, want: u32, timeout_ms: Option<u64>) -> io::Result<()> {
     let to_submit = ring.submission().len() as u32;
+    let ms = timeout_ms.unwrap_or(0);
+    let timespec = Timespec::new().sec(ms / 1000).nsec((ms % 1000 * 1_000_000) as u32);
+    let args = SubmitArgs::new();
+    let args = if timeout_ms.is_some() { args.timespec(&timespec) } else { args };
     let mut flags = EnterFlags::GETEVENTS;
     if ring.params().is_feature_no_iowait() {
         // An idle loop is not waiting for a disk.
@@ -31,7 +35,7 @@ pub(super) fn enter(ring: &mut IoUring, want: u32, timeout_ms: Option<u64>) -> i
     // Not by the crate, which asks the C library to do it: see `calls`.
     // SAFETY: the descriptor is that of `ring`, which lives.
     let fd = unsafe { BorrowedFd::borrow_raw(ring.as_raw_fd()) };
-    let result = calls::io_uring_enter(fd, to_submit, want, flags.bits(), timeout_ms);
+    let result = calls::io_uring_enter(fd, to_submit, want, flags, &args);
     match result {
         Ok(_) => Ok(()),
         Err(error) => match error.raw_os_error() {

@@ -73,11 +73,6 @@ impl UserData {
         })
     }
 
-    /// The same as comparing [`Self::operation`].
-    pub(super) const fn is_receive(self) -> bool {
-        self.0 >> Self::OPERATION_SHIFT == Operation::Receive as u64
-    }
-
     pub(super) const fn slot(self) -> u32 {
         self.0 as u32
     }
