@@ -52,9 +52,7 @@ impl Crank {
                     self.core.hold(id, &bytes[bytes.len() - rest..]);
                 }
                 if corked && self.core.pull_cork(id) {
-                    if len >= LARGE_READ {
-                        self.core.read_on(id, len);
-                    }
+                    // There was nothing but whole messages, so there is none to be read on.
                     return;
                 }
             }
